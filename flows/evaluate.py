@@ -1,0 +1,62 @@
+"""Stage `evaluate`: codes and labels -> metrics/<dataset>/<cell>.json and .npz."""
+
+from __future__ import annotations
+
+import numpy as np
+from prefect import flow
+
+from flows import stage, tracked
+from flows.stage import WORKSPACE
+from isdh import manifest, metrics, params
+from isdh.artifacts import Cell, read_array, read_codes, replacing, write_json
+
+
+@flow(name="evaluate", flow_run_name="evaluate {dataset} {method} {bits} seed {seed}")
+async def evaluate(dataset: str, method: str, bits: int, seed: int) -> None:
+    """Score one cell's codes: every metric exact under ties."""
+    cell = Cell(dataset, method, bits, seed)
+    settings = params.load()
+    scores = await score(cell, settings)
+    await write(cell, scores)
+    await stage.show_table(
+        [{"metric": name, "score": round(value, 4)} for name, value in scores.as_dict().items()],
+        key=f"scores-{dataset}-{cell.name}".replace("_", "-"),
+        description=f"Scores of {cell}, exact under ties",
+    )
+    await tracked.publish(settings, cell)
+
+
+@stage.task(name="score")
+async def score(cell: Cell, settings: params.Params) -> metrics.Scores:
+    """Rank the database for every query by Hamming distance."""
+    labels = read_array(WORKSPACE.data(cell.dataset) / "labels.npy", dtype=bool)
+    codes = read_codes(WORKSPACE.codes(cell), bits=cell.bits, rows=len(labels))
+    path = WORKSPACE.manifest(cell.dataset)
+    query, database = manifest.rows(path, "query"), manifest.rows(path, "database")
+    return metrics.evaluate(
+        codes[query],
+        labels[query],
+        codes[database],
+        labels[database],
+        bits=cell.bits,
+        cutoffs=settings.evaluate.cutoffs,
+    )
+
+
+@stage.task(name="write scores", retries=2, retry_delay_seconds=5)
+async def write(cell: Cell, scores: metrics.Scores) -> None:
+    """The means as flat JSON; values per query and curves beside them."""
+    path = WORKSPACE.scores(cell)
+    with replacing(path.with_suffix(".npz")) as stream:
+        np.savez(
+            stream,
+            allow_pickle=False,
+            **scores.per_query,
+            precision_by_radius=scores.precision_by_radius,
+            recall_by_radius=scores.recall_by_radius,
+        )
+    write_json(path, scores.as_dict())
+
+
+if __name__ == "__main__":
+    stage.main(evaluate)

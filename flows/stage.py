@@ -1,0 +1,221 @@
+"""The shell that all stages share: arguments, lock, parent, Prefect where a server answers.
+
+A stage is an async Prefect flow. Where no server answers it runs as a plain function and does the
+same work. Exit codes: 0 done, 2 the input must be mended (a message, no traceback), 1 a fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import inspect
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import prefect
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.flows import Flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import State
+
+from flows import services
+from isdh.artifacts import Workspace
+from isdh.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+WORKSPACE = Workspace()
+
+
+def main(stage: Flow[..., Any]) -> None:
+    """Run a stage with the arguments of the command line, as dvc.yaml calls it."""
+    arguments = _arguments(stage, sys.argv[1:])
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    name = "-".join([stage.name, *map(str, arguments.values())])
+    try:
+        with only_one(name):
+            asyncio.run(_run(stage, arguments))
+    except InputError as error:
+        say(f"error: {error}")
+        if stage_of_dvc := os.environ.get("DVC_STAGE"):
+            say(
+                f"DVC removed the last outputs of {stage_of_dvc} before it ran; "
+                f"`dvc checkout {stage_of_dvc}` brings them back if there were any."
+            )
+        sys.exit(2)
+
+
+def _arguments(stage: Flow[..., Any], words: list[str]) -> dict[str, Any]:
+    parameters = inspect.signature(stage.fn, eval_str=True).parameters
+    if len(words) != len(parameters):
+        usage = " ".join(f"<{name}>" for name in parameters)
+        say(f"usage: python -m flows.{stage.name} {usage}")
+        sys.exit(2)
+    try:
+        return {
+            name: parameter.annotation(word)
+            for (name, parameter), word in zip(parameters.items(), words, strict=True)
+        }
+    except ValueError as error:
+        say(f"error: {' '.join(words)}: {error}")
+        sys.exit(2)
+
+
+async def _run(stage: Flow[..., Any], arguments: dict[str, Any]) -> None:
+    url = services.prefect_api_url()
+    if not services.api_answers(url):
+        say(f"{stage.name}: no Prefect server at {url}; the work is done, only not recorded there")
+        await stage.fn(**arguments)
+        return
+    for logger in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(logger).addFilter(_without_traceback)
+    with temporary_settings(updates={PREFECT_API_URL: url}):
+        state: State[Any] = await stage(**arguments, return_state=True)
+        await state.aresult(raise_on_failure=True)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], InputError):
+        record.exc_info = None
+        record.exc_text = None
+    return True
+
+
+def task(**options: Any) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+    """Like `prefect.task`; the function runs plainly where no flow run is recorded.
+
+    Prefect's result cache is off: DVC decides what is stale. Bad input is not retried.
+    """
+    options = {"cache_policy": NO_CACHE, "retry_condition_fn": _may_pass_next_time, **options}
+
+    def decorate(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        recorded: Any = prefect.task(**options)(function)
+
+        @functools.wraps(function)
+        async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            runs = recorded if FlowRunContext.get() else function
+            result: R = await runs(*args, **kwargs)
+            return result
+
+        return call
+
+    return decorate
+
+
+async def _may_pass_next_time(task: Any, run: Any, state: State[Any]) -> bool:
+    fault = await state.aresult(raise_on_failure=False)
+    return not isinstance(fault, InputError)
+
+
+def say(message: str) -> None:
+    """Tell a person, on stderr, without breaking a progress bar."""
+    sys.stderr.write(message + "\n")
+
+
+@contextlib.contextmanager
+def only_one(name: str) -> Iterator[None]:
+    """Hold the lock of a stage's outputs; wait for whoever holds it, saying so.
+
+    The lock ends with the process, however it dies.
+    """
+    path = WORKSPACE.state("locks", name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            say(f"{name}: process {stream.read().strip()} is at it; waiting for it to end")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when the one that started it is gone: its outputs are another's now."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    say("the process that started this stage is gone; ending")
+    os._exit(1)
+
+
+class Progress:
+    """How far the work is: a bar in the terminal and, in a recorded run, in the Prefect UI.
+
+    Args:
+        total: in units.
+        unit: of the count, e.g. "images".
+    """
+
+    SECONDS = 2.0  # between updates of the UI
+
+    def __init__(self, total: int, *, unit: str) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=0.5)
+        self.artifact: Any = None
+        self.told = time.monotonic()
+
+    async def advance(self, count: int = 1, **values: str) -> None:
+        """Count units done; `values` stand behind the bar."""
+        self.bar.set_postfix(values, refresh=False)
+        self.bar.update(count)
+        whole = self.bar.n >= self.bar.total
+        if whole:
+            self.bar.close()
+        if FlowRunContext.get() and (whole or time.monotonic() - self.told > self.SECONDS):
+            self.told = time.monotonic()
+            await self._tell(100 * self.bar.n / max(self.bar.total, 1))
+
+    async def _tell(self, percent: float) -> None:
+        from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+
+        if self.artifact is None:
+            self.artifact = await acreate_progress_artifact(percent)
+        else:
+            await aupdate_progress_artifact(self.artifact, percent)
+
+
+async def show_markdown(markdown: str, *, key: str, description: str = "") -> None:
+    """Leave a Prefect artifact where the run is recorded.
+
+    Args:
+        markdown: its text.
+        key: lower case letters, digits and dashes.
+        description: one line.
+    """
+    if FlowRunContext.get():
+        from prefect.artifacts import acreate_markdown_artifact
+
+        await acreate_markdown_artifact(markdown, key=key, description=description)
+
+
+async def show_table(rows: list[dict[str, Any]], *, key: str, description: str = "") -> None:
+    """Leave a table as a Prefect artifact where the run is recorded.
+
+    Args:
+        rows: column -> value.
+        key: lower case letters, digits and dashes.
+        description: one line.
+    """
+    if FlowRunContext.get():
+        from prefect.artifacts import acreate_table_artifact
+
+        await acreate_table_artifact(rows, key=key, description=description)
+
+
+def under(path: Path) -> str:
+    """A path for people: relative to here where it lies below."""
+    return os.path.relpath(path)

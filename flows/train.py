@@ -1,0 +1,121 @@
+"""Stage `train`: inputs and labels of the training rows -> models/<dataset>/<cell>."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from prefect import flow
+
+from flows import stage, tracked
+from flows.fingerprint import fingerprint
+from flows.stage import WORKSPACE
+from isdh import encoding, manifest, methods, networks, params
+from isdh.artifacts import Cell, read_array, read_json, write_json
+from isdh.device import choose_device, describe
+from isdh.settings import Images
+from isdh.training import TrainingRows, fit
+
+
+@flow(name="train", flow_run_name="train {dataset} {method} {bits} seed {seed}")
+async def train(dataset: str, method: str, bits: int, seed: int) -> None:
+    """Train one cell; a run that was killed goes on from its last checkpoint."""
+    cell = Cell(dataset, method, bits, seed)
+    settings = params.load()
+    device = choose_device()
+    torch.set_num_threads(settings.dataset[dataset].training.threads)
+    name = fingerprint(WORKSPACE, settings, cell, device=device.type)
+    rows = await read(cell)
+    model, history = await learn(cell, settings, rows, device, name)
+    await write(cell, settings, model, history)
+    shutil.rmtree(WORKSPACE.state("checkpoints", name), ignore_errors=True)
+    await tracked.publish(settings, cell)
+
+
+@stage.task(name="read inputs and labels", retries=2, retry_delay_seconds=5)
+async def read(cell: Cell) -> TrainingRows:
+    """Map the arrays and find the training rows."""
+    folder = WORKSPACE.data(cell.dataset)
+    card = read_json(folder / "inputs.json")
+    rows = manifest.rows(WORKSPACE.manifest(cell.dataset), "train")
+    dtype = np.uint8 if card["inputs"]["kind"] == "images" else np.float16
+    return TrainingRows(
+        inputs=read_array(folder / "inputs.npy", dtype=dtype, rows=card["rows"]),
+        labels=read_array(folder / "labels.npy", dtype=bool, rows=card["rows"]),
+        rows=rows,
+        mirrored=read_array(folder / "mirrored.npy", dtype=dtype),
+    )
+
+
+@stage.task(name="train")
+async def learn(
+    cell: Cell, settings: params.Params, data: TrainingRows, device: torch.device, name: str
+) -> tuple[networks.Network, dict[str, Any]]:
+    """Descend; returns the network and what history.json will hold."""
+    dataset = settings.dataset[cell.dataset]
+    torch.manual_seed(cell.seed)
+    network = networks.build(
+        input_shape=data.inputs.shape[1:], bits=cell.bits, **dataset.network.model_dump()
+    )
+    if isinstance(dataset.inputs, Images) and dataset.inputs.weights:
+        networks.load_backbone(network, Path(dataset.inputs.weights))
+    hyper = settings.method[cell.method]
+    method = methods.build(cell.method, bits=cell.bits, num_classes=data.labels.shape[1], **hyper)
+    checkpoint = WORKSPACE.state("checkpoints", name, "checkpoint.pt")
+    records = fit(
+        network,
+        method,
+        data,
+        dataset.training,
+        seed=cell.seed,
+        device=device,
+        checkpoint=checkpoint,
+    )
+    history: dict[str, Any] = {
+        "fingerprint": name,
+        "method": {"name": cell.method, **methods.settings(method)},
+        "training": dataset.training.model_dump(),
+        "rows": len(data.rows),
+        "device": describe(device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+    epochs: list[dict[str, float]] = []
+    progress = stage.Progress(dataset.training.epochs, unit="epochs")
+    live = tracked.Live(settings, cell, history)
+    for record in records:
+        epochs.append(record)
+        await progress.advance(loss=f"{record['loss']:.4f}")
+        live.tell(epochs)
+    return network, {**history, "seconds": sum(e["seconds"] for e in epochs), "epochs": epochs}
+
+
+@stage.task(name="write model", retries=2, retry_delay_seconds=5)
+async def write(
+    cell: Cell, settings: params.Params, network: networks.Network, history: dict[str, Any]
+) -> None:
+    """Write weights, the card that says how to read them, and the history."""
+    card = read_json(WORKSPACE.data(cell.dataset) / "inputs.json")
+    folder = WORKSPACE.model(cell)
+    encoding.save(
+        folder,
+        network,
+        bits=cell.bits,
+        inputs=settings.dataset[cell.dataset].inputs,
+        settings=settings.dataset[cell.dataset].network,
+        input_shape=card["shape"],
+        labels=card["labels"],
+        backbone_sha256=card.get("backbone_sha256"),
+    )
+    write_json(folder / "history.json", history)
+
+
+if __name__ == "__main__":
+    stage.main(train)

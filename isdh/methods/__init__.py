@@ -1,0 +1,64 @@
+"""One file per published method; the folder is the registry, and a method's name its file's stem.
+
+Adding a file adds a method. Looking one up imports that file and no other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isdh.errors import InputError, unknown
+from isdh.registry import Registry
+
+if TYPE_CHECKING:
+    from isdh.method import Method
+
+
+class _Methods(Registry):
+    def pick(self, module: Any) -> Any:
+        """The one subclass of Method that the file defines."""
+        from isdh.method import Method
+
+        return next(
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value)
+            and issubclass(value, Method)
+            and value.__module__ == module.__name__
+        )
+
+
+METHODS = _Methods("method", __name__, Path(__file__).parent)
+
+
+def build(name: str, *, bits: int, num_classes: int, **hyper: Any) -> Method:
+    """Make a method by name.
+
+    Args:
+        name: a key of METHODS, e.g. "isdh".
+        bits: the code length.
+        num_classes: the number of labels.
+        **hyper: the method's own hyper-parameters; what is left out has its published default.
+
+    Raises:
+        InputError: an unknown name or hyper-parameter, or a value out of range.
+    """
+    method = METHODS[name]
+    known = set(inspect.signature(method).parameters) - {"bits", "num_classes"}
+    for key in hyper:
+        if key not in known:
+            raise unknown(f"hyper-parameter of {name}", key, known)
+    if bits < 1:
+        raise InputError(f"bits={bits}: a code has at least 1 bit")
+    if num_classes < 1:
+        raise InputError(f"num_classes={num_classes}: there must be at least 1 label")
+    built: Method = method(bits=bits, num_classes=num_classes, **hyper)
+    return built
+
+
+def settings(method: Method) -> dict[str, Any]:
+    """The hyper-parameters in effect, by the names of the method's signature."""
+    names = set(inspect.signature(type(method)).parameters) - {"bits", "num_classes"}
+    return {name: getattr(method, name) for name in sorted(names)}

@@ -1,0 +1,94 @@
+"""params.yaml -> frozen, validated slices. The only reader of the file's string keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from isdh import datasets, methods
+from isdh.artifacts import Cell
+from isdh.errors import InputError, unknown
+from isdh.scenes import Scenes
+from isdh.settings import Evaluate, Inputs, Network, Section, Training, validate
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+
+class DatasetParams(Section):
+    """One dataset: each stage reads its own key only."""
+
+    source: dict[str, Any]  # {reader: a file of isdh/datasets, and that reader's options}
+    inputs: Inputs
+    network: Network = Network()
+    training: Training = Training()
+
+
+class Champion(Section):
+    """When a registered model takes the alias `champion` from the one that holds it."""
+
+    metric: str = "ndcg_at_100"
+    direction: Literal["max", "min"] = "max"
+    margin: float = Field(0.0, ge=0.0)  # by how much the mean over seeds must be better
+    min_seeds: int = Field(1, ge=1)
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    datasets: dict[Name, str] = Field(min_length=1)  # name -> raw root
+    methods: tuple[Name, ...] = Field(min_length=1)
+    bits: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    generate: Scenes = Scenes()
+    dataset: dict[Name, DatasetParams]
+    method: dict[Name, dict[str, Any]]
+    evaluate: Evaluate = Evaluate()
+    champion: Champion = Champion()
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Params:
+        for key in ("methods", "bits", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise InputError(
+                    f"{key}={list(values)}: each may stand once; remove the repetition"
+                )
+        for name in self.datasets:
+            if name not in self.dataset:
+                raise unknown("dataset", name, self.dataset)
+        for name in self.methods:
+            if name not in methods.METHODS:
+                raise unknown("method", name, methods.METHODS)
+            if name not in self.method:
+                raise InputError(f"method.{name}: no such section; add `{name}: {{}}` to `method`")
+        for name, dataset in self.dataset.items():
+            datasets.options(dataset.source, where=f"dataset.{name}.source")
+        return self
+
+    def cells(self, dataset: str) -> list[Cell]:
+        """Today's matrix of one dataset, in the order of params.yaml."""
+        return [
+            Cell(dataset, method, bits, seed)
+            for method in self.methods
+            for bits in self.bits
+            for seed in self.seeds
+        ]
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and validate params.yaml.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or a value breaks a rule; all are named.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run from the project's root") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {error}") from None
+    return validate(Params, content, where=str(path))

@@ -1,0 +1,119 @@
+"""Metrics, codes and histories of a dataset's cells -> reports/<dataset>/index.html, one file.
+
+The page is self-contained (no request leaves it) and deterministic: the same files below it give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isdh import artifacts
+from isdh.artifacts import Workspace
+from isdh.report import evidence as files
+from isdh.report import plots, vocabulary
+from isdh.report.evidence import Evidence
+from isdh.report.gallery import gallery
+from isdh.report.tables import Table, table
+
+if TYPE_CHECKING:
+    from isdh.params import Params
+
+__all__ = ["build"]
+
+_TEMPLATES = Path(__file__).parents[1] / "templates"
+_MOST_LABELS = 40  # bars of label frequencies
+
+
+def build(workspace: Workspace, params: Params, dataset: str) -> Path:
+    """Write one dataset's report from the files of the cells in today's matrix.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: an unknown dataset, or a file that is missing or broken.
+    """
+    evidence = files.read(workspace, params, dataset)
+    path = workspace.report(dataset) / "index.html"
+    page = _render(_context(workspace, evidence))
+    with artifacts.replacing(path) as stream:
+        stream.write(page.encode())
+    return path
+
+
+def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
+    """All that the template names."""
+    metrics = list(next(iter(evidence.scores.values())))
+    results = [table(evidence, metric) for metric in vocabulary.principal(metrics)]
+    statistics = evidence.statistics
+    return {
+        "evidence": evidence,
+        "statistics": statistics,
+        "bits": max(evidence.bits),
+        "results": [(each, plots.by_code_length(each, evidence.bits)) for each in results],
+        "headline": _headline(evidence, results),
+        "metrics": metrics,
+        "legend": plots.legend(evidence.methods),
+        "by_radius": plots.by_radius(evidence),
+        "losses": plots.losses(evidence),
+        "similarity": plots.soft_similarity(statistics["similarity"]),
+        "labels": _frequencies(statistics["labels"]),
+        "gallery": gallery(workspace, evidence),
+        "settings": _settings(evidence),
+        "kinds": vocabulary.KINDS,
+        "radius": vocabulary.RADIUS,
+    }
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": "{:.3f}".format,
+        "percent": lambda share: f"{100 * share:.1f} %",
+        "count": lambda n: f"{n:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"),
+        "title_of": vocabulary.title,
+        "phrase_of": vocabulary.phrase,
+    }
+    return environment.get_template("report.html").render(context)
+
+
+def _headline(evidence: Evidence, results: list[Table]) -> dict[str, Any]:
+    """The best method at the longest code length by the last graded metric, and its equals."""
+    graded = [each for each in results if each.metric.startswith("ndcg")] or results
+    column = evidence.bits.index(max(evidence.bits))
+    entries = {method: row[column] for method, row in graded[0].rows.items()}
+    leader = max(entries, key=lambda method: entries[method].mean)
+    return {
+        "metric": graded[0].metric,
+        "method": leader,
+        "mean": entries[leader].mean,
+        "chance": graded[0].chance,
+        "level": [m for m, e in entries.items() if m != leader and (e.level or e.best)],
+    }
+
+
+def _frequencies(labels: Mapping[str, int]) -> list[tuple[str, int, float]]:
+    """The most frequent labels: name, rows that carry it, and that as a share of the first's."""
+    ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:_MOST_LABELS]
+    return [(name, rows, rows / max(ordered[0][1], 1)) for name, rows in ordered]
+
+
+def _settings(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """Method -> its hyper-parameters in effect at the longest code length."""
+    cells = [evidence.runs(method, max(evidence.bits))[0] for method in evidence.methods]
+    methods = {cell.method: dict(evidence.histories[cell]["method"]) for cell in cells}
+    return {
+        name: {key: value for key, value in hyper.items() if key != "name"}
+        for name, hyper in methods.items()
+    }

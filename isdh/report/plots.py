@@ -1,0 +1,179 @@
+"""Scores, curves and histories -> the report's panels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isdh.report import svg, vocabulary
+from isdh.report.evidence import Evidence
+from isdh.report.svg import Panel
+from isdh.report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MARKERS = "os^DvPX*"
+_DASHES = ("-", "--", ":", "-.")
+_WIDE_RANGE = 30  # a loss that falls by more is shown on a logarithmic scale
+
+
+def by_code_length(results: Table, bits: Sequence[int]) -> Panel:
+    """A metric against the code length: a line per method, error bars over seeds."""
+
+    def draw(axes: Axes) -> None:
+        _chance(axes, results.chance)
+        for series, entries in enumerate(results.rows.values()):
+            axes.errorbar(
+                bits,
+                [entry.mean for entry in entries],
+                [entry.deviation or 0 for entry in entries] if entries[0].deviation else None,
+                capsize=3,
+                **_look(series),
+            )
+        axes.set_xticks(sorted(bits))
+        axes.set_xlabel("bits")
+        axes.margins(x=0.08)
+
+    title = vocabulary.title(results.metric)
+    told = "; ".join(
+        f"{method} " + ", ".join(f"{e.mean:.3f}" for e in entries)
+        for method, entries in results.rows.items()
+    )
+    lengths = ", ".join(map(str, bits))
+    alt = f"{title} at {lengths} bits: {told}"
+    if results.chance is not None:
+        alt += f"; random ranking {results.chance:.3f}"
+    return svg.panel(draw, key=results.metric, title=title, alt=alt)
+
+
+def by_radius(evidence: Evidence) -> list[Panel]:
+    """Precision and recall of the Hamming balls of all radii at the longest code length."""
+    bits = max(evidence.bits)
+    precision = {m: _over_seeds(evidence, m, bits, "precision_by_radius") for m in evidence.methods}
+    recall = {m: _over_seeds(evidence, m, bits, "recall_by_radius") for m in evidence.methods}
+
+    def draw_trade(axes: Axes) -> None:
+        _chance(axes, evidence.chance.get("precision_within_r2"))
+        for series, method in enumerate(evidence.methods):
+            axes.plot(recall[method], precision[method], **_look(series, markevery=0.12))
+        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+
+    def draw_curve(axes: Axes, curves: dict[str, NDArray[np.float64]], name: str) -> None:
+        for series, method in enumerate(evidence.methods):
+            axes.plot(np.arange(bits + 1), curves[method], **_look(series, markevery=0.12))
+        axes.set(xlabel="Hamming radius", ylabel=name, ylim=(0, 1.02))
+
+    return [
+        svg.panel(
+            draw_trade,
+            key="trade",
+            title="Precision against recall",
+            alt=f"Precision against recall at {bits} bits, a curve per method over all radii",
+        ),
+        svg.panel(
+            lambda axes: draw_curve(axes, precision, "precision"),
+            key="precision-radius",
+            title="Precision by radius",
+            alt=_told("Precision", bits, precision),
+        ),
+        svg.panel(
+            lambda axes: draw_curve(axes, recall, "recall"),
+            key="recall-radius",
+            title="Recall by radius",
+            alt=_told("Recall", bits, recall),
+        ),
+    ]
+
+
+def losses(evidence: Evidence) -> list[Panel]:
+    """The loss by epoch at the longest code length: a panel per trained method."""
+    bits = max(evidence.bits)
+    panels = []
+    for series, method in enumerate(evidence.methods):
+        runs = [evidence.histories[cell]["epochs"] for cell in evidence.runs(method, bits)]
+        if all(len(epochs) > 1 for epochs in runs):
+            panels.append(_loss(method, series, bits, runs))
+    return panels
+
+
+def _loss(method: str, series: int, bits: int, runs: Sequence[Sequence[dict[str, Any]]]) -> Panel:
+    curves = [[epoch["loss"] for epoch in epochs] for epochs in runs]
+
+    def draw(axes: Axes) -> None:
+        look = _look(series) | {"marker": "", "linewidth": 1.4}
+        for epochs, curve in zip(runs, curves, strict=True):
+            axes.plot([epoch["epoch"] for epoch in epochs], curve, **look)
+        everything = [value for curve in curves for value in curve]
+        if min(everything) > 0 and max(everything) > _WIDE_RANGE * min(everything):
+            axes.set_yscale("log")
+        axes.set(xlabel="epoch", ylabel="loss")
+
+    ends = ", ".join(f"{curve[0]:.3g} to {curve[-1]:.3g}" for curve in curves)
+    alt = f"Loss of {method} at {bits} bits over {len(curves[0])} epochs: {ends}"
+    return svg.panel(draw, key=f"loss-{method}", title=method, alt=alt, size=(svg.SIZE[0], 180))
+
+
+def soft_similarity(similarity: dict[str, list[float]]) -> Panel:
+    """The histogram of instance similarity over soft pairs."""
+    edges, share = np.array(similarity["edges"]), np.array(similarity["share"])
+
+    def draw(axes: Axes) -> None:
+        axes.bar(edges[:-1], 100 * share, np.diff(edges) * 0.92, align="edge", color=svg.color(0))
+        axes.set(xlabel="instance similarity S", ylabel="% of soft pairs", xlim=(0, 1))
+        axes.grid(visible=False, axis="x")
+
+    peak = int(share.argmax())
+    alt = (
+        f"Histogram of S over soft pairs; most, {share[peak]:.0%}, between"
+        f" {edges[peak]:.2f} and {edges[peak + 1]:.2f}"
+    )
+    return svg.panel(draw, key="similarity", title="Soft pairs by similarity", alt=alt)
+
+
+def _look(series: int, **more: Any) -> dict[str, Any]:
+    """Colour, marker and dashes of a series: no two alike among the first 32."""
+    return {
+        "color": svg.color(series),
+        "marker": _MARKERS[series % len(_MARKERS)],
+        "linestyle": _DASHES[series // svg.SERIES % len(_DASHES)],
+        **more,
+    }
+
+
+def legend(methods: Sequence[str]) -> list[Panel]:
+    """A key to the series, for the page to lay out: a swatch per method."""
+
+    def swatch(series: int) -> Panel:
+        def draw(axes: Axes) -> None:
+            axes.plot([0, 1, 2], [0, 0, 0], **_look(series, markevery=[1]))
+            axes.set_axis_off()
+
+        method = methods[series]
+        return svg.panel(draw, key=f"key-{method}", title=method, alt="", size=(34, 14))
+
+    return [swatch(series) for series in range(len(methods))]
+
+
+def _chance(axes: Axes, value: float | None) -> None:
+    if value is not None:
+        axes.axhline(value, color=svg.CHANCE, linestyle="--", linewidth=1)
+
+
+def _over_seeds(evidence: Evidence, method: str, bits: int, curve: str) -> NDArray[np.float64]:
+    runs = evidence.runs(method, bits)
+    mean: NDArray[np.float64] = np.mean([evidence.arrays[cell][curve] for cell in runs], axis=0)
+    return mean
+
+
+def _told(name: str, bits: int, curves: dict[str, NDArray[np.float64]]) -> str:
+    """A curve by radius in words: its value at a few radii."""
+    radii = sorted({min(2, bits), bits // 4, bits // 2})
+    values = "; ".join(
+        f"{method} " + ", ".join(f"{curve[radius]:.3f}" for radius in radii)
+        for method, curve in curves.items()
+    )
+    return f"{name} at {bits} bits within radius {', '.join(map(str, radii))}: {values}"

@@ -1,0 +1,263 @@
+"""One loop for all methods: network, method, rows -> trained network, an epoch at a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isdh.artifacts import replacing
+from isdh.device import autocast
+from isdh.errors import InputError
+from isdh.method import Batch, Method
+from isdh.networks import Network
+from isdh.settings import Training
+
+Record = dict[str, float]  # epoch, timestamp (unix ms), loss, its parts, learning_rate, seconds
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What is learned from.
+
+    Attributes:
+        inputs: (N, ...), all rows of the dataset, as stored; may be a memory map.
+        labels: bool (N, C).
+        rows: int64 (T,), the training rows.
+        mirrored: (T, ...), mirrored inputs of the training rows; or of no row.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+    mirrored: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+
+def fit(
+    network: Network,
+    method: Method,
+    data: TrainingRows,
+    settings: Training,
+    *,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None = None,
+) -> Iterator[Record]:
+    """Train in place; after each epoch its record is yielded.
+
+    An epoch depends on the state before it, the seed and its number alone, so that a run resumed
+    from its checkpoint equals an undisturbed one bit for bit.
+
+    Args:
+        network: trained in place, on `device`.
+        method: its parameters and buffers are trained and kept likewise.
+        data: the rows to learn from.
+        settings: the dataset's section `training`.
+        seed: of batches, augmentation and dropout.
+        device: where to compute.
+        checkpoint: a file to resume from and to keep up to date; None: none.
+
+    Yields:
+        The record of each epoch, those before a resumption included.
+
+    Raises:
+        InputError: fewer training rows than a batch holds, or the loss is not finite.
+    """
+    if len(data.rows) < settings.batch_size:
+        raise InputError(
+            f"training.batch_size={settings.batch_size}: only {len(data.rows)} training rows; "
+            "lower it"
+        )
+    network.to(device)
+    method.to(device)
+    standardise(network, data)
+    run = _Run(network, method, data, settings, seed, device)
+    records = run.resume(checkpoint)
+    yield from records
+    saved = time.monotonic()
+    for epoch in range(len(records), settings.epochs):
+        records.append(run.epoch(epoch))
+        if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or epoch == 0):
+            run.save(checkpoint, records)
+            saved = time.monotonic()
+        yield records[-1]
+
+
+CHECKPOINT_SECONDS = 5.0
+
+
+def standardise(network: Network, data: TrainingRows) -> None:
+    """Set a feature network's mean and standard deviation from the training rows."""
+    if network.normalise.images:
+        return
+    total, squares = 0.0, 0.0
+    for start in range(0, len(data.rows), 4096):  # blocks: memory stays bounded
+        block = data.inputs[data.rows[start : start + 4096]].astype(np.float64)
+        total, squares = total + block.sum(axis=0), squares + (block**2).sum(axis=0)
+    mean = total / len(data.rows)
+    std = np.sqrt(np.maximum(squares / len(data.rows) - mean**2, 0))
+    network.normalise.mean.copy_(torch.from_numpy(mean))
+    network.normalise.std.copy_(torch.from_numpy(np.where(std > 0, std, 1)))
+
+
+class _Run:
+    """The state of one training: everything that a checkpoint holds, and the steps on it."""
+
+    def __init__(
+        self,
+        network: Network,
+        method: Method,
+        data: TrainingRows,
+        settings: Training,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.network = network
+        self.method = method
+        self.data = data
+        self.settings = settings
+        self.seed = seed
+        self.device = device
+        self.steps_per_epoch = len(data.rows) // settings.batch_size
+        self.steps = settings.epochs * self.steps_per_epoch
+        self.optimizer = _optimizer(network, method, settings)
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def epoch(self, number: int) -> Record:
+        """Run one epoch, 0-based."""
+        start = time.perf_counter()
+        generator = torch.Generator().manual_seed((self.seed << 20) + number)
+        torch.manual_seed((self.seed << 20) + number)  # dropout draws from the global generator
+        order = torch.randperm(len(self.data.rows), generator=generator)
+        self.network.train()
+        self.method.train()
+        sums: dict[str, Tensor] = {}
+        for i in range(self.steps_per_epoch):
+            rows = order[i * self.settings.batch_size : (i + 1) * self.settings.batch_size]
+            step = number * self.steps_per_epoch + i
+            for name, value in self.step(rows, step, generator).items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+        means = {name: float(value) / self.steps_per_epoch for name, value in sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise InputError(
+                f"loss={means['loss']} in epoch {number + 1}: training diverged; "
+                f"lower training.learning_rate={self.settings.learning_rate}"
+            )
+        return {
+            "epoch": number + 1,
+            "timestamp": time.time_ns() // 1_000_000,
+            **means,
+            "learning_rate": self.optimizer.param_groups[-1]["lr"],
+            "seconds": time.perf_counter() - start,
+        }
+
+    def step(self, rows: Tensor, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Descend on one batch: positions among the training rows -> loss and its parts."""
+        factor = rate_factor(step, self.steps, self.settings)
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
+        inputs = self.gather(rows, generator).to(self.device, non_blocking=True)
+        labels = torch.from_numpy(self.data.labels[self.data.rows[rows.numpy()]]).to(self.device)
+        with autocast(self.device):
+            hidden = self.network.hidden(inputs)
+            outputs = self.network.head(hidden)
+        batch = Batch(rows.to(self.device), step, self.steps, hidden.float())
+        terms = self.method(outputs.float(), labels, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()
+        self.optimizer.step()
+        return {"loss": terms.total, **terms.parts}
+
+    def gather(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Inputs of a batch, augmented: (N, ...) as stored."""
+        positions = rows.numpy()
+        inputs = torch.from_numpy(self.data.inputs[self.data.rows[positions]])
+        if self.settings.flip:
+            flipped = torch.rand(len(rows), generator=generator) < 0.5
+            if len(self.data.mirrored):
+                inputs[flipped] = torch.from_numpy(self.data.mirrored[positions[flipped.numpy()]])
+            elif inputs.ndim == 4:
+                inputs[flipped] = inputs[flipped].flip(2)
+        return shifted(inputs, self.settings.shift, generator) if self.settings.shift else inputs
+
+    def save(self, path: Path, records: list[Record]) -> None:
+        """Write the checkpoint: atomic, the last one stays until the new one is whole."""
+        state = {
+            "network": self.network.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "records": records,
+        }
+        with replacing(path) as stream:
+            torch.save(state, stream)
+
+    def resume(self, path: Path | None) -> list[Record]:
+        """Take up the checkpoint where there is one; its records, or none."""
+        if path is None or not path.exists():
+            return []
+        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        records: list[Record] = state["records"]
+        return records
+
+
+def _optimizer(network: Network, method: Method, settings: Training) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    rate = settings.learning_rate
+    new: list[nn.Parameter] = [*network.head.parameters(), *method.parameters()]
+    groups = [
+        {"params": list(network.backbone.parameters()), "lr": rate * settings.backbone_rate},
+        {"params": new, "lr": rate},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return kind(groups, weight_decay=settings.weight_decay)
+
+
+def rate_factor(step: int, steps: int, settings: Training) -> float:
+    """The learning rate at a step, as a multiple of the setting.
+
+    Args:
+        step: 0-based.
+        steps: in all.
+        settings: schedule, halve_every and warmup count.
+
+    >>> rate_factor(500, 1000, Training(schedule="staircase"))
+    0.5
+    >>> rate_factor(500, 1000, Training(schedule="cosine"))
+    0.5
+    """
+    rising = round(settings.warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    if settings.schedule == "staircase":
+        return float(0.5 ** (step // settings.halve_every))
+    if settings.schedule == "cosine":
+        return (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1))) / 2
+    return 1.0
+
+
+def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Translate each image by its own random offset; the edge pixels are repeated.
+
+    Args:
+        images: uint8 (N, S, S, C).
+        pixels: the largest offset in either direction.
+        generator: where offsets are drawn from.
+
+    Returns:
+        uint8 (N, S, S, C).
+    """
+    count, height, width, _ = images.shape
+    offsets = torch.randint(-pixels, pixels + 1, (2, count, 1), generator=generator)
+    ys = (torch.arange(height) + offsets[0]).clamp(0, height - 1)
+    xs = (torch.arange(width) + offsets[1]).clamp(0, width - 1)
+    return images[torch.arange(count)[:, None, None], ys[:, :, None], xs[:, None, :]]
