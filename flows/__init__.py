@@ -1,1 +1,39 @@
-"""Prefect flows: one small file per stage of dvc.yaml, and the pipeline that runs them all."""
+"""Prefect flows: one small file per stage of dvc.yaml, and the pipeline that runs them all.
+
+Prefect and MLflow read the environment when they are imported, so what this project wants of them
+is set here, before: records stay below .isdh/, nobody is told about a run. What the environment
+says already stays.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def _root() -> Path:
+    here = Path.cwd()
+    return here if (here / "dvc.yaml").is_file() else Path(__file__).resolve().parents[1]
+
+
+ROOT = _root()
+
+DEFAULTS = {
+    "PREFECT_HOME": str(ROOT / ".isdh" / "prefect"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; silence means that a run has crashed
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a line outside a run is no mistake
+    "DO_NOT_TRACK": "true",  # MLflow obeys the word only, Prefect the word and the 1
+    # With its job runner the MLflow server takes 20 s to stop and leaves seven processes behind.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+for _name, _value in DEFAULTS.items():
+    os.environ.setdefault(_name, _value)
+
+# A stage's command is `python -m flows.<stage>`: this Python, whether activated or not.
+_folder = str(Path(sys.executable).parent)
+if _folder not in os.environ.get("PATH", "").split(os.pathsep):
+    os.environ["PATH"] = os.pathsep.join([_folder, os.environ.get("PATH", os.defpath)])

@@ -17,7 +17,6 @@ from isdh.device import choose_device
 async def encode(dataset: str, method: str, bits: int, seed: int) -> None:
     """Encode every row of the manifest."""
     cell = Cell(dataset, method, bits, seed)
-    torch.set_num_threads(1)  # cells run side by side
     write_codes(WORKSPACE.codes(cell), await codes_of(cell), bits=bits)
 
 
@@ -27,13 +26,18 @@ async def codes_of(cell: Cell) -> np.ndarray:
     model = read_json(WORKSPACE.model(cell) / "model.json")
     dtype = np.uint8 if model["inputs"]["kind"] == "images" else np.float16
     inputs = read_array(WORKSPACE.data(cell.dataset) / "inputs.npy", dtype=dtype)
-    network = encoding.load(WORKSPACE.model(cell))
     progress = stage.Progress(len(inputs), unit="images")
-    packed = []
-    for codes in encoding.encode_batches(network, inputs, device=choose_device()):
-        packed.append(codes)
-        await progress.advance(len(codes))
-    return np.concatenate(packed)
+
+    def work() -> np.ndarray:
+        torch.set_num_threads(1)  # cells run side by side
+        network = encoding.load(WORKSPACE.model(cell))
+        packed = []
+        for codes in encoding.encode_batches(network, inputs, device=choose_device()):
+            packed.append(codes)
+            progress.advance(len(codes))
+        return np.concatenate(packed)
+
+    return await stage.aside(work, progress)
 
 
 if __name__ == "__main__":

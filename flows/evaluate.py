@@ -31,8 +31,8 @@ async def score(cell: Cell, settings: params.Params) -> metrics.Scores:
     """Rank the database for every query by Hamming distance."""
     labels = read_array(WORKSPACE.data(cell.dataset) / "labels.npy", dtype=bool)
     codes = read_codes(WORKSPACE.codes(cell), bits=cell.bits, rows=len(labels))
-    path = WORKSPACE.manifest(cell.dataset)
-    query, database = manifest.rows(path, "query"), manifest.rows(path, "database")
+    rows = manifest.read(WORKSPACE.manifest(cell.dataset))
+    query, database = manifest.query_rows(rows), manifest.database_rows(rows)
     return metrics.evaluate(
         codes[query],
         labels[query],

@@ -17,15 +17,22 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 import prefect
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.flows import Flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import State
+from tqdm import tqdm
 
 from flows import services
 from isdh.artifacts import Workspace
@@ -44,7 +51,7 @@ def main(stage: Flow[..., Any]) -> None:
     name = "-".join([stage.name, *map(str, arguments.values())])
     try:
         with only_one(name):
-            asyncio.run(_run(stage, arguments))
+            asyncio.run(run(stage, arguments))
     except InputError as error:
         say(f"error: {error}")
         if stage_of_dvc := os.environ.get("DVC_STAGE"):
@@ -71,7 +78,12 @@ def _arguments(stage: Flow[..., Any], words: list[str]) -> dict[str, Any]:
         sys.exit(2)
 
 
-async def _run(stage: Flow[..., Any], arguments: dict[str, Any]) -> None:
+async def run(stage: Flow[..., Any], arguments: dict[str, Any]) -> None:
+    """Run a flow, recorded where a server answers, plainly elsewhere.
+
+    Raises:
+        InputError: the input must be mended.
+    """
     url = services.prefect_api_url()
     if not services.api_answers(url):
         say(f"{stage.name}: no Prefect server at {url}; the work is done, only not recorded there")
@@ -79,9 +91,8 @@ async def _run(stage: Flow[..., Any], arguments: dict[str, Any]) -> None:
         return
     for logger in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(logger).addFilter(_without_traceback)
-    with temporary_settings(updates={PREFECT_API_URL: url}):
-        state: State[Any] = await stage(**arguments, return_state=True)
-        await state.aresult(raise_on_failure=True)
+    state: State[Any] = await stage(**arguments, return_state=True)
+    await state.aresult(raise_on_failure=True)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -159,33 +170,56 @@ class Progress:
         unit: of the count, e.g. "images".
     """
 
-    SECONDS = 2.0  # between updates of the UI
-
     def __init__(self, total: int, *, unit: str) -> None:
-        from tqdm import tqdm
-
         self.bar = tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=0.5)
-        self.artifact: Any = None
-        self.told = time.monotonic()
+        self.artifact: UUID | None = None
+        self.told = 0
 
-    async def advance(self, count: int = 1, **values: str) -> None:
-        """Count units done; `values` stand behind the bar."""
+    def advance(self, count: int = 1, **values: str) -> None:
+        """Count units done; `values` stand behind the bar. From any thread."""
         self.bar.set_postfix(values, refresh=False)
         self.bar.update(count)
-        whole = self.bar.n >= self.bar.total
-        if whole:
+        if self.bar.n >= self.bar.total:
             self.bar.close()
-        if FlowRunContext.get() and (whole or time.monotonic() - self.told > self.SECONDS):
-            self.told = time.monotonic()
-            await self._tell(100 * self.bar.n / max(self.bar.total, 1))
 
-    async def _tell(self, percent: float) -> None:
-        from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+    def reach(self, done: int, total: int) -> None:
+        """Set how many units are done; the form in which `isdh` tells its progress."""
+        self.advance(done - self.bar.n)
 
+    async def tell(self) -> None:
+        """Bring the Prefect UI up to date."""
+        if not FlowRunContext.get() or self.bar.n == self.told:
+            return
+        self.told = self.bar.n
+        percent = 100 * self.told / max(self.bar.total, 1)
         if self.artifact is None:
             self.artifact = await acreate_progress_artifact(percent)
         else:
             await aupdate_progress_artifact(self.artifact, percent)
+
+
+async def aside(work: Callable[[], R], progress: Progress) -> R:
+    """Run blocking work in a thread while its progress is told.
+
+    The thread is a daemon: a process that is interrupted does not wait for it.
+    """
+    outcome: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as fault:
+            outcome.set_exception(fault)
+
+    threading.Thread(target=run, daemon=True).start()
+    awaited = asyncio.wrap_future(outcome)
+    while not awaited.done():
+        await asyncio.wait({awaited}, timeout=TELL_SECONDS)
+        await progress.tell()
+    return await awaited
+
+
+TELL_SECONDS = 2.0  # between updates of the Prefect UI
 
 
 async def show_markdown(markdown: str, *, key: str, description: str = "") -> None:
@@ -197,8 +231,6 @@ async def show_markdown(markdown: str, *, key: str, description: str = "") -> No
         description: one line.
     """
     if FlowRunContext.get():
-        from prefect.artifacts import acreate_markdown_artifact
-
         await acreate_markdown_artifact(markdown, key=key, description=description)
 
 
@@ -211,11 +243,4 @@ async def show_table(rows: list[dict[str, Any]], *, key: str, description: str =
         description: one line.
     """
     if FlowRunContext.get():
-        from prefect.artifacts import acreate_table_artifact
-
         await acreate_table_artifact(rows, key=key, description=description)
-
-
-def under(path: Path) -> str:
-    """A path for people: relative to here where it lies below."""
-    return os.path.relpath(path)

@@ -17,8 +17,9 @@ from flows.stage import WORKSPACE
 from isdh import encoding, manifest, methods, networks, params
 from isdh.artifacts import Cell, read_array, read_json, write_json
 from isdh.device import choose_device, describe
+from isdh.params import DatasetParams
 from isdh.settings import Images
-from isdh.training import TrainingRows, fit
+from isdh.training import Record, TrainingRows, fit
 
 
 @flow(name="train", flow_run_name="train {dataset} {method} {bits} seed {seed}")
@@ -27,7 +28,6 @@ async def train(dataset: str, method: str, bits: int, seed: int) -> None:
     cell = Cell(dataset, method, bits, seed)
     settings = params.load()
     device = choose_device()
-    torch.set_num_threads(settings.dataset[dataset].training.threads)
     name = fingerprint(WORKSPACE, settings, cell, device=device.type)
     rows = await read(cell)
     model, history = await learn(cell, settings, rows, device, name)
@@ -41,7 +41,7 @@ async def read(cell: Cell) -> TrainingRows:
     """Map the arrays and find the training rows."""
     folder = WORKSPACE.data(cell.dataset)
     card = read_json(folder / "inputs.json")
-    rows = manifest.rows(WORKSPACE.manifest(cell.dataset), "train")
+    rows = manifest.training_rows(manifest.read(WORKSPACE.manifest(cell.dataset)))
     dtype = np.uint8 if card["inputs"]["kind"] == "images" else np.float16
     return TrainingRows(
         inputs=read_array(folder / "inputs.npy", dtype=dtype, rows=card["rows"]),
@@ -57,24 +57,8 @@ async def learn(
 ) -> tuple[networks.Network, dict[str, Any]]:
     """Descend; returns the network and what history.json will hold."""
     dataset = settings.dataset[cell.dataset]
-    torch.manual_seed(cell.seed)
-    network = networks.build(
-        input_shape=data.inputs.shape[1:], bits=cell.bits, **dataset.network.model_dump()
-    )
-    if isinstance(dataset.inputs, Images) and dataset.inputs.weights:
-        networks.load_backbone(network, Path(dataset.inputs.weights))
     hyper = settings.method[cell.method]
     method = methods.build(cell.method, bits=cell.bits, num_classes=data.labels.shape[1], **hyper)
-    checkpoint = WORKSPACE.state("checkpoints", name, "checkpoint.pt")
-    records = fit(
-        network,
-        method,
-        data,
-        dataset.training,
-        seed=cell.seed,
-        device=device,
-        checkpoint=checkpoint,
-    )
     history: dict[str, Any] = {
         "fingerprint": name,
         "method": {"name": cell.method, **methods.settings(method)},
@@ -87,14 +71,41 @@ async def learn(
             "numpy": np.__version__,
         },
     }
-    epochs: list[dict[str, float]] = []
     progress = stage.Progress(dataset.training.epochs, unit="epochs")
-    live = tracked.Live(settings, cell, history)
-    for record in records:
-        epochs.append(record)
-        await progress.advance(loss=f"{record['loss']:.4f}")
-        live.tell(epochs)
-    return network, {**history, "seconds": sum(e["seconds"] for e in epochs), "epochs": epochs}
+
+    def descend() -> tuple[networks.Network, list[Record]]:
+        torch.set_num_threads(dataset.training.threads)
+        network = start(cell, dataset, data)
+        records = []
+        for record in fit(
+            network,
+            method,
+            data,
+            dataset.training,
+            seed=cell.seed,
+            device=device,
+            checkpoint=WORKSPACE.state("checkpoints", name, "checkpoint.pt"),
+        ):
+            records.append(record)
+            progress.advance(loss=f"{record['loss']:.4f}")
+            live.tell(records)
+        return network, records
+
+    with tracked.Live(settings, cell, history) as live:
+        network, records = await stage.aside(descend, progress)
+    seconds = sum(record["seconds"] for record in records)
+    return network, {**history, "seconds": seconds, "epochs": records}
+
+
+def start(cell: Cell, dataset: DatasetParams, data: TrainingRows) -> networks.Network:
+    """The untrained network: the same for every method at equal seed and bits."""
+    torch.manual_seed(cell.seed)
+    network = networks.build(
+        input_shape=data.inputs.shape[1:], bits=cell.bits, **dataset.network.model_dump()
+    )
+    if isinstance(dataset.inputs, Images) and dataset.inputs.weights:
+        networks.load_backbone(network, Path(dataset.inputs.weights))
+    return network
 
 
 @stage.task(name="write model", retries=2, retry_delay_seconds=5)

@@ -102,14 +102,21 @@ def score(histogram: ArrayLike, *, cutoffs: Iterable[int | None] = CUTOFFS) -> S
     cutoffs = _check_cutoffs(cutoffs)
     counts = _check_histogram(histogram)
     ties = _Ties.of(counts)
-    found, inside = ties.relevant_before[:, 1:], ties.items_before[:, 1:]
-    relevant = found[:, -1]
+    inside, found = ties.items_before + ties.items, ties.relevant_before + ties.relevant
+    size, relevant = float(inside[0, -1]), found[:, -1]
     precision, recall = _ratio(found, inside), _ratio(found, relevant[:, None])
     radius = min(_RADIUS, precision.shape[1] - 1)
 
     above = _whole_ties(ties)
     ideal = counts.sum(axis=1)[:, ::-1].astype(np.float64)
-    at = {_name(cutoff): _at(cutoff, ties, above, ideal) for cutoff in cutoffs}
+    at = {}
+    for cutoff in cutoffs:
+        k = size if cutoff is None else min(float(cutoff), size)
+        distance = (inside < k).sum(axis=1)  # of the item at rank k
+        values = _at(k, ties.at(distance), above.at(distance))
+        values["ndcg"] = _ratio(values["ndcg"], _ideal_gain(ideal, k))
+        values["recall"] = _ratio(values["recall"], relevant)
+        at["all" if cutoff is None else str(cutoff)] = values
     per_query = {f"{metric}_at_{k}": at[k][metric] for metric in _METRICS for k in at}
     per_query["precision_within_r2"] = precision[:, radius].copy()
     per_query["recall_within_r2"] = recall[:, radius].copy()
@@ -122,10 +129,7 @@ def score(histogram: ArrayLike, *, cutoffs: Iterable[int | None] = CUTOFFS) -> S
 
 
 class _Ties(NamedTuple):
-    """The items at each distance, float64 (Q, bits + 2), or at one distance per query, (Q,).
-
-    Beyond the largest distance stands one more that is empty, for cut-offs that cut no tie.
-    """
+    """The items at each distance, float64 (Q, bits + 1), or at one distance per query, (Q,)."""
 
     items: _Floats  # n
     relevant: _Floats  # m
@@ -137,15 +141,12 @@ class _Ties(NamedTuple):
 
     @classmethod
     def of(cls, histogram: _Counts) -> _Ties:
-        queries, distances, width = histogram.shape
-        shared = np.arange(width)
-        weights = np.stack([shared >= 0, shared > 0, shared, _gains(width)], axis=1)
-        sums = np.zeros((4, queries, distances + 1))
-        sums[:, :, :-1] = np.moveaxis(histogram.astype(np.float64) @ weights, 2, 0)
+        shared = np.arange(histogram.shape[2])
+        weights = [np.ones(len(shared)), shared > 0, shared, _gains(len(shared))]
+        sums = [histogram @ weight.astype(np.float64) for weight in weights]
         return cls(*sums, *map(_before, sums[:3]))
 
     def at(self, distance: NDArray[np.intp]) -> _Ties:
-        """The tie at one distance per query."""
         return _Ties(*(_pick(values, distance) for values in self))
 
 
@@ -155,6 +156,9 @@ class _Above(NamedTuple):
     precision: _Floats  # A, the numerator of AP
     weighted: _Floats  # W, the numerator of WAP
     gain: _Floats  # the numerator of NDCG
+
+    def at(self, distance: NDArray[np.intp]) -> _Above:
+        return _Above(*(_pick(values, distance) for values in self))
 
 
 def _whole_ties(ties: _Ties) -> _Above:
@@ -179,29 +183,21 @@ def _numerators(ties: _Ties, places: _Floats) -> tuple[tuple[_Floats, _Floats], 
     return ((r + 1) * h1, h2), ((g + mu) * h1, mu * h2)
 
 
-def _at(cutoff: int | None, ties: _Ties, above: _Above, ideal: _Floats) -> dict[str, _Floats]:
-    """Each metric at a cut-off, (Q,); `ideal` counts the items that share S, ..., 0 labels."""
-    size = float(ties.items_before[0, -1])
-    k = size if cutoff is None else min(float(cutoff), size)
-    distance = (ties.items_before[:, 1:] <= k).sum(axis=1)  # of the tie that k cuts
-    tie = ties.at(distance)
-    precision, weighted, gain = (_pick(sums, distance) for sums in above)
-    n, m = tie.items, tie.relevant
-    places = k - tie.items_before  # T, below n; 0 where k cuts no tie
-
-    none, share, pair = _kernels.cut_moments(n, m, places, tie.relevant_before).T
-    share, pair = _ratio(share, places), _ratio(pair, places * (places - 1))
+def _at(k: float, tie: _Ties, above: _Above) -> dict[str, _Floats]:
+    """The metrics at k, (Q,), of the tie that holds rank k; recall and NDCG not yet divided."""
+    n, m, c = tie.items, tie.relevant, tie.items_before
+    places = k - c  # T, from 1 to n
+    none, one, two = _kernels.cut_moments(n, m, places, tie.relevant_before).T
+    share, pair = one / places, _ratio(two, places * (places - 1))
     (ap_one, ap_two), (wap_one, wap_two) = _numerators(tie, places)
-    relevant = tie.relevant_before + _ratio(m, n) * places
-    shared = tie.shared_before + _ratio(tie.shared, n) * places
-    gain += _ratio(tie.gain, n) * _ranks.sum_inverse_log(tie.items_before, places)
+    relevant = tie.relevant_before + m / n * places
     return {
-        "map": none * precision + share * ap_one + pair * ap_two,
-        "wap": none * weighted + share * wap_one + pair * wap_two,
-        "acg": shared / k,
-        "ndcg": _ratio(gain, _ideal_gain(ideal, k)),
+        "map": none * above.precision + share * ap_one + pair * ap_two,
+        "wap": none * above.weighted + share * wap_one + pair * wap_two,
+        "acg": (tie.shared_before + tie.shared / n * places) / k,
+        "ndcg": above.gain + tie.gain / n * _ranks.sum_inverse_log(c, places),
         "precision": relevant / k,
-        "recall": _ratio(relevant, ties.relevant_before[:, -1]),
+        "recall": relevant,
     }
 
 
@@ -235,10 +231,6 @@ def _ratio(part: _Floats, whole: _Floats) -> _Floats:
     """The quotient, 0 where there is nothing to divide by."""
     part, whole = np.broadcast_arrays(part, whole)
     return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
-
-
-def _name(cutoff: int | None) -> str:
-    return "all" if cutoff is None else str(cutoff)
 
 
 def _check_cutoffs(cutoffs: Iterable[int | None]) -> tuple[int | None, ...]:

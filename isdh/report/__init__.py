@@ -53,6 +53,7 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
         "evidence": evidence,
         "statistics": statistics,
         "bits": max(evidence.bits),
+        "also_trained": int(evidence.manifest["also_database"].sum()),
         "results": [(each, plots.by_code_length(each, evidence.bits)) for each in results],
         "headline": _headline(evidence, results),
         "metrics": metrics,
@@ -63,6 +64,7 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
         "labels": _frequencies(statistics["labels"]),
         "gallery": gallery(workspace, evidence),
         "settings": _settings(evidence),
+        "training": next(iter(evidence.histories.values()))["training"],
         "kinds": vocabulary.KINDS,
         "radius": vocabulary.RADIUS,
     }
@@ -80,7 +82,7 @@ def _render(context: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "number": "{:.3f}".format,
-        "percent": lambda share: f"{100 * share:.1f} %",
+        "percent": lambda share: f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%",
         "count": lambda n: f"{n:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"),
         "title_of": vocabulary.title,
         "phrase_of": vocabulary.phrase,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MARKERS = "os^DvPX*"
 _DASHES = ("-", "--", ":", "-.")
+_SHARES = (-0.02, 1.02)
 _WIDE_RANGE = 30  # a loss that falls by more is shown on a logarithmic scale
 
 
@@ -60,12 +61,12 @@ def by_radius(evidence: Evidence) -> list[Panel]:
         _chance(axes, evidence.chance.get("precision_within_r2"))
         for series, method in enumerate(evidence.methods):
             axes.plot(recall[method], precision[method], **_look(series, markevery=0.12))
-        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=_SHARES)
 
     def draw_curve(axes: Axes, curves: dict[str, NDArray[np.float64]], name: str) -> None:
         for series, method in enumerate(evidence.methods):
             axes.plot(np.arange(bits + 1), curves[method], **_look(series, markevery=0.12))
-        axes.set(xlabel="Hamming radius", ylabel=name, ylim=(0, 1.02))
+        axes.set(xlabel="Hamming radius", ylabel=name, ylim=_SHARES)
 
     return [
         svg.panel(

@@ -77,7 +77,7 @@ def panel(
         draw: what to draw on the axes.
         key: distinguishes the panel's ids from those of the others on the page.
         title: what stands above the panel.
-        alt: what it shows, in words.
+        alt: what it shows, in words; empty for an ornament.
         size: width and height in points.
     """
     import matplotlib as mpl
@@ -105,7 +105,8 @@ def _inline(document: str, key: str, alt: str) -> Markup:
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", body)).strip()
     box = re.search(r'viewBox="[^"]*"', svg)
-    opening = f'<svg {box[0] if box else ""} role="img" aria-label="{escape(alt)}">'
+    role = f'role="img" aria-label="{escape(alt)}"' if alt else 'aria-hidden="true"'
+    opening = f'<svg id="{key}" {box[0] if box else ""} {role}>'
     return Markup(opening + body)  # noqa: S704
 
 

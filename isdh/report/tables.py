@@ -21,7 +21,7 @@ class Entry:
     Attributes:
         mean: over seeds.
         deviation: sample standard deviation over seeds; None with one seed.
-        best: nothing in its column is higher.
+        best: nothing in its column is higher, and something is lower.
         level: not the best, and less than two standard errors below it, paired over queries.
     """
 
@@ -65,15 +65,16 @@ def _column(evidence: Evidence, metric: str, bits: int) -> dict[str, Entry]:
         per_query[method] = np.mean([evidence.arrays[cell][metric] for cell in cells], axis=0)
     means = {method: float(of_seeds.mean()) for method, of_seeds in values.items()}
     leader = max(means, key=means.__getitem__)
-    several = len(means) > 1
+    printed = {method: round(mean, _DIGITS) for method, mean in means.items()}
+    differ = len(set(printed.values())) > 1
     entries = {}
     for method, mean in means.items():
-        best = several and round(mean, _DIGITS) == round(means[leader], _DIGITS)
+        best = differ and printed[method] == printed[leader]
         entries[method] = Entry(
             mean,
             float(values[method].std(ddof=1)) if len(values[method]) > 1 else None,
             best,
-            several and not best and _level(per_query[leader], per_query[method]),
+            differ and not best and _level(per_query[leader], per_query[method]),
         )
     return entries
 

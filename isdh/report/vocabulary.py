@@ -44,7 +44,7 @@ KINDS = {
     "ndcg": Kind(
         "NDCG",
         "best pictures first",
-        "Normalised discounted cumulative gain: 2^r − 1 for r shared labels, discounted by the"
+        "Normalised discounted cumulative gain: 2ʳ − 1 for r shared labels, discounted by the"
         " logarithm of the rank, over the same sum for the best possible order.",
     ),
     "precision": Kind(
@@ -59,8 +59,8 @@ KINDS = {
     ),
 }
 RADIUS = (
-    "The same over the ball of Hamming radius 2 around the query's code, whatever its size; an"
-    " empty ball counts 0."
+    "The same over the ball of Hamming radius 2 around the query's code, whatever its size. An"
+    " empty ball counts 0, so long codes can fall below a random ranking."
 )
 
 _LEADING = (("map", 5000), ("map", None), ("wap", 5000), ("acg", 100), ("ndcg", 100))

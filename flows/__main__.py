@@ -1,0 +1,80 @@
+"""`python -m flows`: the main job, as `make demo` runs it.
+
+Params are validated, DVC is asked what is stale, and only then is a Prefect server sought or
+started and the pipeline run. Where nothing is stale nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from flows import graph, services
+from isdh import params
+from isdh.artifacts import Workspace
+from isdh.errors import InputError
+from isdh.params import Params
+
+WORKSPACE = Workspace()
+
+
+def main() -> int:
+    """Run the main job.
+
+    Returns:
+        0 done, 2 the input must be mended.
+    """
+    start = time.monotonic()
+    try:
+        settings = params.load()
+        require_pictures(settings)
+        if graph.stale() or not graph.is_published(WORKSPACE, settings):
+            run()
+        else:
+            print("nothing is stale: all results are those of params.yaml and the code")  # noqa: T201
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    tell(settings, time.monotonic() - start)
+    return 0
+
+
+def require_pictures(settings: Params) -> None:
+    """Refuse a dataset whose raw folder is missing, before anything is made.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    for name, root in settings.datasets.items():
+        if not Path(root).is_dir() and Path(root) != WORKSPACE.raw("digits"):
+            raise InputError(
+                f"datasets.{name}={root}: no such folder; put the pictures there or link it "
+                f"(`ln -s /where/they/lie {root}`), see docs/datasets.md"
+            )
+
+
+def run() -> None:
+    """Run the pipeline flow with a Prefect server, one that answers or one of our own."""
+    with services.prefect_server(WORKSPACE.root.resolve()) as url:
+        from flows import stage  # Prefect reads its settings when it is imported
+        from flows.pipeline import pipeline
+
+        asyncio.run(stage.run(pipeline, {}, url=url))
+
+
+def tell(settings: Params, seconds: float) -> None:
+    """Say where the results are."""
+    reports = [WORKSPACE.report(name) / "index.html" for name in settings.datasets]
+    lines = [
+        f"done in {seconds:.0f} s",
+        *(f"report   {path.resolve().as_uri()}" for path in reports),
+        "table    isdh compare",
+        "servers  make up    (MLflow http://127.0.0.1:5000, Prefect http://127.0.0.1:4200)",
+    ]
+    print("\n".join(lines))  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

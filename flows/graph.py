@@ -1,0 +1,89 @@
+"""What DVC is asked: what is stale, and to make it. One process of dvc a question."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from isdh.artifacts import Cell, Workspace
+from isdh.errors import InputError
+
+DVC = (sys.executable, "-m", "dvc")
+
+
+def stale() -> list[str]:
+    """Stages that `dvc repro` would run or look at again, by their addresses.
+
+    Raises:
+        InputError: DVC cannot read the graph; its own words follow.
+    """
+    answer = subprocess.run(
+        [*DVC, "status", "--json"], capture_output=True, text=True, check=False
+    )
+    if answer.returncode != 0:
+        raise InputError(f"dvc status: {answer.stderr.strip()}")
+    return sorted(json.loads(answer.stdout or "{}"))
+
+
+def stale_cells(cells: Sequence[Cell], stages: Sequence[str]) -> list[Cell]:
+    """Those of the cells of which a stage is stale, in their order."""
+    names = set(stages)
+    return [
+        cell
+        for cell in cells
+        if names & {f"{stage}@{cell.dataset}-{cell.name}" for stage in CELL_STAGES}
+    ]
+
+
+CELL_STAGES = ("train", "encode", "evaluate")
+
+
+async def repro(*targets: str, single: bool = False, log: Path | None = None) -> None:
+    """Run `dvc repro` on targets, all if none are named.
+
+    Args:
+        *targets: addresses of stages.
+        single: only these, not what they depend on (`--single-item`).
+        log: where the output goes; None: to the terminal.
+
+    Raises:
+        InputError: it failed; the message holds the stage's own error.
+    """
+    flags = ["--single-item"] if single else []
+    command = [*DVC, "--wait-for-lock", "repro", *flags, *targets]
+    if log is None:
+        process = await asyncio.create_subprocess_exec(*command)
+        await _end(process)
+        if process.returncode:
+            raise InputError("`dvc repro` failed; its message stands above")
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        process = await asyncio.create_subprocess_exec(*command, stdout=stream, stderr=stream)
+        await _end(process)
+    if process.returncode:
+        tail = log.read_text(errors="replace").splitlines()[-15:]
+        raise InputError(f"{' '.join(targets)} failed; from {log}:\n  " + "\n  ".join(tail))
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    try:
+        await process.wait()
+    except asyncio.CancelledError:
+        process.terminate()
+        await process.wait()
+        raise
+
+
+async def repro_cell(workspace: Workspace, cell: Cell) -> None:
+    """Make one cell; what it depends on must be up to date.
+
+    Locks are per path, so cells can be made side by side, each stage by itself.
+    """
+    targets = [f"{stage}@{cell.dataset}-{cell.name}" for stage in CELL_STAGES]
+    log = workspace.state("logs", cell.dataset, f"{cell.name}.log")
+    await repro(*targets, single=True, log=log)

@@ -1,0 +1,73 @@
+"""The main job: params.yaml -> `dvc repro`, cells side by side, then publish and promote."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from prefect import flow
+
+from flows import graph, stage, tracked
+from flows.stage import WORKSPACE
+from isdh import params
+from isdh.artifacts import Cell
+from isdh.params import Params
+
+
+@flow(name="pipeline", flow_run_name="pipeline")
+async def pipeline(workers: int = 0) -> None:
+    """Make what is stale, publish it and move champions by the rule.
+
+    Args:
+        workers: cells side by side; 0: one a core.
+    """
+    settings = params.load()
+    await upstream(settings)
+    await tracked.prepare(settings)
+    cells = [cell for dataset in settings.datasets for cell in settings.cells(dataset)]
+    stale = graph.stale_cells(cells, graph.stale())
+    await side_by_side(stale, workers or os.cpu_count() or 1)
+    await rest()
+    await publish(settings)
+
+
+@stage.task(name="datasets and inputs")
+async def upstream(settings: Params) -> None:
+    """What all cells share."""
+    await graph.repro(*(f"preprocess@{name}" for name in settings.datasets))
+
+
+async def side_by_side(cells: list[Cell], workers: int) -> None:
+    """Make cells, some at a time; the first that fails ends the others."""
+    if not cells:
+        return
+    progress = stage.Progress(len(cells), unit="cells")
+    free = asyncio.Semaphore(workers)
+
+    async def make(cell: Cell) -> None:
+        async with free:
+            await one_cell(cell)
+            await progress.advance(last=str(cell))
+
+    async with asyncio.TaskGroup() as group:
+        for cell in cells:
+            group.create_task(make(cell))
+
+
+@stage.task(name="cell", task_run_name="cell {cell}")
+async def one_cell(cell: Cell) -> None:
+    """Train, encode and evaluate one cell."""
+    await graph.repro_cell(WORKSPACE, cell)
+
+
+@stage.task(name="reports")
+async def rest() -> None:
+    """Whatever else is stale: the reports."""
+    await graph.repro()
+
+
+@stage.task(name="publish and promote", retries=2, retry_delay_seconds=5)
+async def publish(settings: Params) -> list[Any]:
+    """Project all cells to MLflow and move champions by the rule."""
+    return await tracked.publish_all(settings)

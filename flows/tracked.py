@@ -1,0 +1,92 @@
+"""Telling MLflow, from stages and the pipeline. A stage does not fail where MLflow is down.
+
+What MLflow misses the next publish mends, so a fault here costs a line, not the work.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from flows import stage
+from flows.stage import WORKSPACE
+from isdh.artifacts import Cell
+from isdh.errors import InputError
+from isdh.params import Params
+
+LIVE_SECONDS = 10.0  # between updates of a training's curves
+
+
+@stage.task(name="publish", retries=2, retry_delay_seconds=2)
+async def publish(settings: Params, cell: Cell) -> None:
+    """Write one cell to MLflow as its files stand."""
+    from isdh import tracking
+
+    try:
+        tracking.publish(WORKSPACE, settings, cell)
+    except InputError as error:
+        stage.say(f"not published: {error}\n  `isdh publish` will, when MLflow answers")
+
+
+class Live:
+    """The curves of a training that goes on, in MLflow every few seconds.
+
+    A thread of its own does it, so that a slow or absent server costs the training nothing; a
+    training that ends within the first seconds leaves the telling to `publish`.
+
+    Args:
+        settings: today's.
+        cell: what is trained.
+        history: what history.json will hold, without the epochs.
+    """
+
+    def __init__(self, settings: Params, cell: Cell, history: dict[str, Any]) -> None:
+        self.settings = settings
+        self.cell = cell
+        self.history = history
+        self.epochs: Sequence[dict[str, float]] = ()
+        self.ended = threading.Event()
+        self.teller = threading.Thread(target=self._keep_telling, daemon=True)
+
+    def __enter__(self) -> Live:
+        self.teller.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.ended.set()
+        if kind is None:
+            self.teller.join()
+
+    def tell(self, epochs: Sequence[dict[str, float]]) -> None:
+        """Take note of the epochs so far."""
+        self.epochs = tuple(epochs)
+
+    def _keep_telling(self) -> None:
+        while not self.ended.wait(LIVE_SECONDS):
+            if not self.epochs:
+                continue
+            from isdh import tracking
+
+            history = {**self.history, "epochs": self.epochs}
+            try:
+                tracking.publish(WORKSPACE, self.settings, self.cell, history)
+            except InputError as error:
+                stage.say(f"curves are not live: {error}")
+                return
+
+
+async def prepare(settings: Params) -> None:
+    """Make database and experiments before many processes ask for them at once."""
+    from isdh import tracking
+
+    try:
+        tracking.prepare(WORKSPACE, settings)
+    except InputError as error:
+        stage.say(f"not prepared: {error}")

@@ -1,0 +1,156 @@
+"""MIRFLICKR-25K in its official layout -> the rows of a manifest.
+
+`mirflickr/im<number>.jpg` and `mirflickr25k_annotations_v080/<label>.txt`, one image number a
+line. 24 "potential" labels and 14 "relevant" ones (`_r1`), in alphabetical order.
+M. J. Huiskes, M. S. Lew: The MIR Flickr Retrieval Evaluation. ACM MIR 2008.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from isdh.errors import InputError
+from isdh.manifest import SPLITS, first_five
+from isdh.settings import Section
+from isdh.splits import draw
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IMAGES = "mirflickr"
+ANNOTATIONS = "mirflickr25k_annotations_v080"
+FILES = """
+animals baby baby_r1 bird bird_r1 car car_r1 clouds clouds_r1 dog dog_r1 female female_r1 flower
+flower_r1 food indoor lake male male_r1 night night_r1 people people_r1 plant_life portrait
+portrait_r1 river river_r1 sea sea_r1 sky structures sunset transport tree tree_r1 water
+"""
+LABELS = FILES.split()
+POTENTIAL = [name for name in LABELS if not name.endswith("_r1")]
+FETCH = (
+    "fetch mirflickr25k.zip and mirflickr25k_annotations_v080.zip of MIRFLICKR-25K (Mark Huiskes "
+    "and Michael Lew, LIACS Medialab, Leiden University) from https://press.liacs.nl/mirflickr/ "
+    "and unpack both there; the photos are free for research, each under the Creative Commons "
+    "licence that its Flickr author chose"
+)
+
+
+class Options(Section):
+    """Which labels, and the split: from lists, or drawn."""
+
+    labels: Literal["all", "potential"] = "all"  # 38, or 24 without the `_r1`
+    lists: str | None = None  # a folder below the root: train.txt, query.txt, database.txt
+    train: int = Field(4000, ge=1)  # images drawn for training
+    query: int = Field(1000, ge=1)  # images drawn as queries; the other labelled are the database
+    seed: int = Field(0, ge=0)  # of the draw
+    also_database: bool = False  # search training images too
+
+    @model_validator(mode="after")
+    def _lists_or_draw(self) -> Options:
+        if self.lists is not None and (odd := self.model_fields_set & {"train", "query", "seed"}):
+            raise ValueError(f"lists says it all: remove {', '.join(sorted(odd))}")
+        return self
+
+
+def read(root: Path, options: Options) -> pd.DataFrame:
+    """Read images and annotations.
+
+    With lists, images in none of them are left out; `attrs["unlisted"]` counts them.
+
+    Args:
+        root: the folder into which both archives were unpacked.
+        options: the reader's options.
+
+    Returns:
+        The manifest's columns except sha256, in the order of image numbers.
+
+    Raises:
+        InputError: a part of the raw data is missing (with where to get it), or a list names
+            unknown, repeated or unlabelled images; the first five are named.
+    """
+    import pandas as pd
+
+    numbers = _image_numbers(root)
+    names = [f"im{number}" for number in numbers]
+    labels = _annotations(root, numbers, LABELS if options.labels == "all" else POTENTIAL)
+    labelled = np.logical_or.reduce(list(labels.values()))
+    if options.lists is None:
+        generator = np.random.default_rng(options.seed)
+        split = draw(labelled, train=options.train, query=options.query, generator=generator)
+    else:
+        split = _listed(root / options.lists, names, labelled)
+    split[~labelled] = "database"  # no list has them; the manifest drops and counts them
+    frame = pd.DataFrame(
+        {
+            "image": names,
+            "path": [f"{IMAGES}/{name}.jpg" for name in names],
+            "split": split,
+            "also_database": options.also_database & (split == "train"),
+            **labels,
+        }
+    )
+    unlisted = split == ""
+    frame = frame.iloc[np.flatnonzero(~unlisted)].reset_index(drop=True)
+    frame.attrs["unlisted"] = int(unlisted.sum())
+    return frame
+
+
+def _image_numbers(root: Path) -> np.ndarray:
+    """Numbers of the images that are there: int64 (N,), ascending."""
+    stems = [path.stem.removeprefix("im") for path in (root / IMAGES).glob("im*.jpg")]
+    numbers = sorted(int(stem) for stem in stems if stem.isdecimal())
+    if not numbers:
+        raise InputError(f"{root / IMAGES}: no im*.jpg; {FETCH}")
+    return np.array(numbers)
+
+
+def _annotations(root: Path, numbers: np.ndarray, wanted: list[str]) -> dict[str, np.ndarray]:
+    """Label -> bool (N,)."""
+    folder = root / ANNOTATIONS
+    found = {path.stem for path in folder.glob("*.txt")}
+    if absent := [name for name in wanted if name not in found]:
+        raise InputError(f"{folder}: no annotation file of {first_five(absent)}; {FETCH}")
+    labels = {}
+    for name in wanted:
+        positive = _integers(folder / f"{name}.txt")
+        labels[name] = np.isin(numbers, positive)
+        if lost := sorted(set(positive) - set(numbers.tolist())):
+            paths = [f"{IMAGES}/im{number}.jpg" for number in lost]
+            raise InputError(f"{root}: annotated images are missing: {first_five(paths)}; {FETCH}")
+    return labels
+
+
+def _integers(path: Path) -> list[int]:
+    try:
+        return [int(line) for line in path.read_text(encoding="ascii").split()]
+    except ValueError as error:
+        raise InputError(f"{path}: want one image number a line ({error}); {FETCH}") from None
+
+
+def _listed(folder: Path, names: list[str], labelled: np.ndarray) -> np.ndarray:
+    """The split of each image as three lists have it: str objects (N,), "" where in none."""
+    rows = {name: row for row, name in enumerate(names)}
+    split = np.full(len(names), "", dtype=object)
+    for part in SPLITS:
+        path = folder / f"{part}.txt"
+        if not path.is_file():
+            raise InputError(f"{path}: no such list; want train.txt, query.txt and database.txt")
+        listed = [PurePosixPath(line).stem for line in path.read_text("utf-8").split()]
+        if odd := [name for name in listed if name not in rows]:
+            raise InputError(f"{path}: no image {first_five(odd)}; remove the lines")
+        if len(set(listed)) < len(listed):
+            again = sorted({name for name in listed if listed.count(name) > 1})
+            raise InputError(f"{path}: {first_five(again)} more than once; keep one line each")
+        positions = np.array([rows[name] for name in listed], dtype=np.int64)
+        for problem, wrong in (
+            ("in another list too", split[positions] != ""),
+            ("without a label", ~labelled[positions]),
+        ):
+            if wrong.any():
+                odd = [name for name, bad in zip(listed, wrong, strict=True) if bad]
+                raise InputError(f"{path}: {first_five(odd)} {problem}; remove the lines")
+        split[positions] = part
+    return split

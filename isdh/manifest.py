@@ -1,0 +1,213 @@
+"""The manifest, one row an image: its schema, what it refuses, and where its rows lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isdh.artifacts import REMAKE, missing, replacing, sha256
+from isdh.errors import InputError
+
+if TYPE_CHECKING:  # the readers' options are validated without pandas
+    import pandas as pd
+
+TEXT = ("image", "path", "split")  # columns of str; image is the id
+SPLITS = ("train", "query", "database")
+FIXED = (*TEXT, "also_database", "sha256")  # every other column is a label, bool
+OUTSIDE, MISSING = "outside", "missing"  # in a digest's place, while files are read
+
+
+def first_five(values: Iterable[Any]) -> str:
+    """The first five values and how many more there are, for messages.
+
+    >>> first_five("abcdefg")
+    "'a', 'b', 'c', 'd', 'e' and 2 more"
+    """
+    values = list(values)
+    more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+    return ", ".join(repr(value) for value in values[:5]) + more
+
+
+def labels_of(frame: pd.DataFrame) -> list[str]:
+    """Names of the label columns, in order."""
+    return [name for name in frame.columns if name not in FIXED]
+
+
+def label_matrix(frame: pd.DataFrame) -> np.ndarray:
+    """The labels: bool (N, C), columns in the manifest's order."""
+    return np.ascontiguousarray(frame[labels_of(frame)].to_numpy(dtype=bool))
+
+
+def training_rows(frame: pd.DataFrame) -> np.ndarray:
+    """Positions of the training rows: int64 (T,), ascending."""
+    return np.flatnonzero(frame["split"] == "train")
+
+
+def query_rows(frame: pd.DataFrame) -> np.ndarray:
+    """Positions of the queries: int64 (Q,), ascending."""
+    return np.flatnonzero(frame["split"] == "query")
+
+
+def database_rows(frame: pd.DataFrame) -> np.ndarray:
+    """Positions of the rows that are searched: int64 (D,), ascending."""
+    return np.flatnonzero((frame["split"] == "database") | frame["also_database"])
+
+
+def check(frame: pd.DataFrame, root: Path, *, reader: str) -> pd.DataFrame:
+    """Turn what a reader returned into a manifest, or refuse it.
+
+    Rows without a label are dropped; `attrs["unlabelled"]` counts them.
+
+    Args:
+        frame: image, path, split, also_database and bool label columns.
+        root: the raw root, below which the paths lie.
+        reader: name of the reader, kept in `attrs["reader"]`.
+
+    Returns:
+        The labelled rows, in order, with the sha256 of each file.
+
+    Raises:
+        InputError: a broken rule; the first five offenders are named.
+    """
+    _check_columns(frame, TEXT)
+    labels = labels_of(frame)
+    labelled = frame[labels].to_numpy(dtype=bool).any(axis=1)
+    kept = frame.iloc[np.flatnonzero(labelled)].reset_index(drop=True)
+    if kept.empty:
+        raise InputError(f"{root}: no row of {len(frame)} has a label; check the label files")
+    _check_rows(kept)
+    kept["sha256"] = _digests(root, kept["path"].tolist())
+    kept = kept.loc[:, [*FIXED, *labels]]
+    kept.attrs = {**frame.attrs, "unlabelled": int((~labelled).sum()), "reader": reader}
+    return kept
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write a checked manifest; equal manifests give equal bytes."""
+    with replacing(path) as stream:
+        frame.to_parquet(stream, engine="pyarrow", index=False)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read a manifest.
+
+    Raises:
+        InputError: missing, not Parquet, or not of a manifest's columns.
+    """
+    import pandas as pd
+
+    if not path.exists():
+        raise missing(path)
+    try:
+        frame = pd.read_parquet(path, engine="pyarrow")
+    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+        raise InputError(f"{path}: not a Parquet file ({error}); {REMAKE}") from None
+    try:
+        _check_columns(frame, [*TEXT, "sha256"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {REMAKE}") from None
+    return frame
+
+
+def _check_columns(frame: pd.DataFrame, text: Sequence[str]) -> None:
+    absent = [name for name in (*text, "also_database") if name not in frame.columns]
+    if absent:
+        raise InputError(f"columns {first_five(absent)} are missing; a manifest has {FIXED}")
+    if repeated := _repeated(frame.columns.tolist()):
+        raise InputError(f"columns {first_five(repeated)} stand twice; name each once")
+    for name in text:
+        if odd := [value for value in frame[name] if not isinstance(value, str) or not value]:
+            raise InputError(f"column {name!r} holds {first_five(odd)}; want text in every row")
+    if odd := [name for name in ("also_database", *labels_of(frame)) if frame[name].dtype != bool]:
+        raise InputError(f"columns {first_five(odd)} are not bool; labels are true or false")
+
+
+def _check_rows(frame: pd.DataFrame) -> None:
+    """Refuse what makes a set of labelled rows no experiment."""
+    split = frame["split"]
+    if odd := sorted(set(split) - set(SPLITS)):
+        raise InputError(f"splits {first_five(odd)}; known: {', '.join(SPLITS)}")
+    images = frame["image"].tolist()
+    if repeated := _repeated(images):
+        pairs = frame.groupby("image")["split"].nunique()
+        if two := [image for image in repeated if pairs[image] > 1]:
+            raise InputError(f"images in two splits: {first_five(two)}; keep each in one")
+        raise InputError(f"image ids that stand twice: {first_five(repeated)}; remove one of each")
+    if repeated := _repeated(frame["path"].tolist()):
+        raise InputError(f"paths under two ids: {first_five(repeated)}; keep one row a file")
+    if odd := frame.loc[frame["also_database"] & (split != "train"), "image"].tolist():
+        raise InputError(
+            f"also_database is for training rows, not {first_five(odd)}; set it to false there"
+        )
+    labels = labels_of(frame)
+    if unused := [name for name in labels if not frame[name].any()]:
+        raise InputError(f"labels that no image has: {first_five(unused)}; remove their columns")
+    if empty := [name for name in SPLITS if not (split == name).any()]:
+        raise InputError(
+            f"splits without a labelled row: {first_five(empty)}; put images into each"
+        )
+
+
+def _repeated(values: Sequence[str]) -> list[str]:
+    """Values that occur more than once, in order of their second occurrence."""
+    seen: set[str] = set()
+    again: dict[str, None] = {}
+    for value in values:
+        if value in seen:
+            again[value] = None
+        seen.add(value)
+    return list(again)
+
+
+def _digests(root: Path, paths: Sequence[str]) -> list[str]:
+    """Hex sha256 of each file, read in threads.
+
+    Raises:
+        InputError: a path that leaves the root, or files that are missing.
+    """
+    if odd := [path for path in paths if not _plain(path)]:
+        raise InputError(
+            f"paths that are not plain: {first_five(odd)}; a path is relative to {root}, with "
+            "forward slashes and without '.' or '..'"
+        )
+    chunks = [paths[start : start + 256] for start in range(0, len(paths), 256)]
+    with ThreadPoolExecutor() as pool:
+        found = [d for part in pool.map(partial(_digest_each, root), chunks) for d in part]
+    by_path = list(zip(paths, found, strict=True))
+    if out := [path for path, digest in by_path if digest == OUTSIDE]:
+        raise InputError(
+            f"links that lead out of {root}: {first_five(out)}; put the files themselves there"
+        )
+    if lost := [path for path, digest in by_path if digest == MISSING]:
+        raise InputError(
+            f"no readable file below {root}: {first_five(lost)}; add the files or drop their rows"
+        )
+    return found
+
+
+def _plain(path: str) -> bool:
+    pure = PurePosixPath(path)
+    relative = not pure.is_absolute() and str(pure) == path and ".." not in pure.parts
+    return relative and path != "." and "\0" not in path
+
+
+def _digest_each(root: Path, paths: Sequence[str]) -> list[str]:
+    """Hex sha256 of each file, or OUTSIDE or MISSING in its place."""
+    real_root = os.path.realpath(root)
+    digests = []
+    for path in paths:
+        real = os.path.realpath(os.path.join(real_root, path))
+        if os.path.commonpath([real_root, real]) != real_root:
+            digests.append(OUTSIDE)
+            continue
+        try:
+            digests.append(sha256(Path(real)))
+        except OSError:
+            digests.append(MISSING)
+    return digests

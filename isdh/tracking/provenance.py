@@ -1,0 +1,76 @@
+"""Where files come from: the git commit, and the hashes that DVC knows them by."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from isdh.artifacts import Cell
+from isdh.errors import InputError
+
+STAGES = ("train", "encode", "evaluate")  # of one cell, in the order they run
+Lock = Mapping[str, Any]  # name of a stage -> its entry in dvc.lock
+
+
+def git_tags(root: Path) -> dict[str, str]:
+    """The commit, under the key that MLflow shows, and whether files differ from it.
+
+    dvc.lock, which a run itself writes, does not count. Empty outside of a git repository.
+    """
+    commit = _git(root, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude,top)dvc.lock")
+    return {"mlflow.source.git.commit": commit, "git.dirty": "true" if changes else "false"}
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:  # git is not installed
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def read_lock(root: Path) -> Lock:
+    """The stages of dvc.lock; none where there is no such file.
+
+    Raises:
+        InputError: the file is not YAML.
+    """
+    path = root / "dvc.lock"
+    if not path.exists():
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # a safe loader
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {error}; bring it back from git") from None
+    return dict((content or {}).get("stages", {}))
+
+
+def dvc_tags(lock: Lock, cell: Cell) -> dict[str, str]:
+    """DVC's hashes of the data that a cell was trained on and of what its stages wrote.
+
+    While a stage runs, its entry and those of the stages after it tell of the last run: they are
+    left out.
+
+    Returns:
+        `dvc.<path>` -> hash.
+    """
+    running = os.environ.get("DVC_STAGE", "").split(":")[-1].split("@")[0]
+    told = STAGES[: STAGES.index(running)] if running in STAGES else STAGES
+    entries = [lock.get(f"{stage}@{cell.dataset}-{cell.name}", {}) for stage in told]
+    files = [file for entry in entries for file in entry.get("outs", [])]
+    if entries:
+        data = f"data/{cell.dataset}/"
+        files += [file for file in entries[0].get("deps", []) if file["path"].startswith(data)]
+    hashes = {file["path"]: file.get(file.get("hash", "md5")) for file in files}
+    return {f"dvc.{path}": digest for path, digest in hashes.items() if digest}

@@ -1,0 +1,204 @@
+"""Projections -> MLflow runs: one run per cell and fingerprint, written only where it differs.
+
+The tag `isdh.digest` is written last: a publish that was killed leaves the run without it, and the
+next one finishes the work.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+
+from isdh.artifacts import Cell, Workspace, verify
+from isdh.params import Params
+from isdh.tracking import projection, provenance
+from isdh.tracking.projection import Projection
+from isdh.tracking.server import connect, experiment, locked, search
+
+
+@dataclass(frozen=True)
+class Published:
+    """How many cells were written, were up to date, or are not there yet."""
+
+    written: int
+    unchanged: int
+    missing: int
+
+
+def prepare(workspace: Workspace, params: Params) -> None:
+    """Make the database and the experiments, before many processes ask for them at once.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
+    client = connect(workspace)
+    for dataset in params.datasets:
+        experiment(client, workspace, dataset)
+
+
+def publish(
+    workspace: Workspace, params: Params, cell: Cell, history: Mapping[str, Any] | None = None
+) -> str:
+    """Write one cell to MLflow as its files stand; nothing is written if nothing has changed.
+
+    Args:
+        workspace: where the files lie.
+        params: today's.
+        cell: what to publish; its model's files must be there, unless `history` is given.
+        history: while training: what history.json will hold, with the epochs so far.
+
+    Returns:
+        The id of the run of this cell and this fingerprint.
+
+    Raises:
+        InputError: MLflow does not answer, or the model's files are missing or unreadable.
+    """
+    if history is None:
+        wanted = projection.of_files(workspace, cell, provenance.read_lock(workspace.root))
+    else:
+        wanted = projection.of_history(workspace, params, cell, history)
+    client = connect(workspace)
+    return _upsert(client, workspace, experiment(client, workspace, cell.dataset), wanted)
+
+
+def publish_all(workspace: Workspace, params: Params) -> Published:
+    """Write every cell of today's matrix whose model is there.
+
+    Raises:
+        InputError: MLflow does not answer, or a file is unreadable.
+    """
+    client = connect(workspace)
+    lock = provenance.read_lock(workspace.root)
+    counts = {"written": 0, "unchanged": 0, "missing": 0}
+    for dataset in params.datasets:
+        number = experiment(client, workspace, dataset)
+        known = search(client, number)
+        for cell in params.cells(dataset):
+            if not (workspace.model(cell) / "history.json").exists():
+                counts["missing"] += 1
+                continue
+            wanted = projection.of_files(workspace, cell, lock)
+            same_cell = [run for run in known if run.data.tags.get("isdh.cell") == str(cell)]
+            if _is_told(wanted, same_cell):
+                counts["unchanged"] += 1
+            else:
+                _upsert(client, workspace, number, wanted)
+                counts["written"] += 1
+    return Published(**counts)
+
+
+def _is_told(wanted: Projection, runs: Sequence[Run]) -> bool:
+    """Whether a cell's current run holds all of a projection."""
+    run = current(runs)
+    tags = run.data.tags if run else {}
+    return tags.get("isdh.digest") == wanted.digest and len(_same(wanted, runs)) == 1
+
+
+def _same(wanted: Projection, runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if wanted.identity.items() <= run.data.tags.items()]
+
+
+def current(runs: Sequence[Run]) -> Run | None:
+    """Of one cell's runs, the one whose files are in the workspace: the last published anew."""
+    return max(runs, key=since, default=None)
+
+
+def since(run: Run) -> int:
+    """When a run became its cell's current one, unix ms; 0: never."""
+    return int(run.data.tags.get("isdh.current_since", 0))
+
+
+def _upsert(client: MlflowClient, workspace: Workspace, number: str, wanted: Projection) -> str:
+    cell = wanted.cell
+    with locked(workspace, f"publish-{cell.dataset}-{cell.name}"):
+        runs = search(client, number, f"tags.`isdh.cell` = '{cell}'")
+        if _is_told(wanted, runs):
+            return str(_same(wanted, runs)[0].info.run_id)
+        same = sorted(_same(wanted, runs), key=lambda run: str(run.info.run_id))
+        for double in same[1:]:  # from another machine, in the same moment
+            client.delete_run(double.info.run_id)
+        run = same[0] if same else _create(client, number, wanted)
+        _write(client, run, wanted)
+        _conclude(client, workspace, run, wanted, latest=max(map(since, runs), default=0))
+        return str(run.info.run_id)
+
+
+def _create(client: MlflowClient, number: str, wanted: Projection) -> Run:
+    return client.create_run(number, wanted.start, dict(wanted.identity), wanted.name)
+
+
+def _write(client: MlflowClient, run: Run, wanted: Projection) -> None:
+    """Params, points and scores that the run lacks; the dataset; files that differ."""
+    number = run.info.run_id
+    params = [Param(k, v) for k, v in wanted.params.items() if k not in run.data.params]
+    metrics = _new_points(client, run, wanted) + _new_scores(run, wanted)
+    for start in range(0, len(params), 100):  # what MLflow takes at once
+        client.log_batch(number, params=params[start : start + 100])
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(number, metrics=metrics[start : start + 1000])
+    if wanted.data and not (run.inputs and run.inputs.dataset_inputs):
+        client.log_inputs(number, [_dataset(wanted.cell.dataset, wanted.data)])
+    for file in wanted.files:
+        if run.data.tags.get(file.tag) != file.sha256:
+            verify(file.path, file.sha256)
+            client.log_artifact(number, str(file.path), file.folder or None)
+            client.set_tag(number, file.tag, file.sha256)
+
+
+def _new_points(client: MlflowClient, run: Run, wanted: Projection) -> list[Metric]:
+    """Points that the run lacks. An epoch that was run again differs only where its values do."""
+    names = {point.key for point in wanted.points} & set(run.data.metrics)
+    known = {
+        (name, metric.step, metric.value)
+        for name in names
+        for metric in client.get_metric_history(run.info.run_id, name)
+    }
+    return [
+        Metric(point.key, point.value, point.timestamp, point.step)
+        for point in wanted.points
+        if (point.key, point.step, point.value) not in known
+    ]
+
+
+def _new_scores(run: Run, wanted: Projection) -> list[Metric]:
+    """Scores that the run lacks or holds with another value."""
+    known = run.data.metrics
+    now = time.time_ns() // 1_000_000
+    # a first score stands at the end of training; a corrected one must be later to be the latest
+    first = wanted.end or run.info.start_time
+    return [
+        Metric(name, float(value), now if name in known else first, 0)
+        for name, value in wanted.scores.items()
+        if known.get(name) != value
+    ]
+
+
+def _dataset(name: str, digest: str) -> DatasetInput:
+    source = json.dumps({"uri": f"data/{name}"})
+    return DatasetInput(
+        Dataset(name, digest, "local", source), [InputTag("mlflow.data.context", "training")]
+    )
+
+
+def _conclude(
+    client: MlflowClient, workspace: Workspace, run: Run, wanted: Projection, *, latest: int
+) -> None:
+    """State, provenance and, last of all, the digest that says that everything is there."""
+    number = run.info.run_id
+    if wanted.scores and run.info.status != "FINISHED":
+        client.set_terminated(number, "FINISHED", wanted.end)
+    tags = {**wanted.tags, **provenance.git_tags(workspace.root)}
+    if wanted.scores:
+        tags["isdh.scores"] = " ".join(wanted.scores)
+    if since(run) < latest or latest == 0:
+        tags["isdh.current_since"] = str(max(time.time_ns() // 1_000_000, latest + 1))
+    tags["isdh.digest"] = wanted.digest
+    entries = [RunTag(key, value) for key, value in tags.items()]
+    for start in range(0, len(entries), 100):
+        client.log_batch(number, tags=entries[start : start + 100])
