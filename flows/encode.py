@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows import stage
 from flows.stage import WORKSPACE
-from isdh import encoding
+from isdh import encoding, models
 from isdh.artifacts import Cell, read_array, read_json, write_codes
 from isdh.device import choose_device
 
@@ -30,7 +30,7 @@ async def codes_of(cell: Cell) -> np.ndarray:
 
     def work() -> np.ndarray:
         torch.set_num_threads(1)  # cells run side by side
-        network = encoding.load(WORKSPACE.model(cell))
+        network = models.load(WORKSPACE.model(cell))
         packed = []
         for codes in encoding.encode_batches(network, inputs, device=choose_device()):
             packed.append(codes)

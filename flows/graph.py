@@ -21,9 +21,7 @@ def stale() -> list[str]:
     Raises:
         InputError: DVC cannot read the graph; its own words follow.
     """
-    answer = subprocess.run(
-        [*DVC, "status", "--json"], capture_output=True, text=True, check=False
-    )
+    answer = subprocess.run([*DVC, "status", "--json"], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise InputError(f"dvc status: {answer.stderr.strip()}")
     return sorted(json.loads(answer.stdout or "{}"))

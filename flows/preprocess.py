@@ -68,9 +68,7 @@ def of(rows: pd.DataFrame, root: Path, size: int, channels: int = 3) -> Pictures
     return Pictures(root, list(rows["path"]), list(rows["sha256"]), size, channels)
 
 
-async def store(
-    dataset: str, name: str, pictures: Pictures, write: Callable[..., None]
-) -> None:
+async def store(dataset: str, name: str, pictures: Pictures, write: Callable[..., None]) -> None:
     """Write one array from pictures, telling the progress."""
     progress = stage.Progress(len(pictures), unit="images")
     path = WORKSPACE.data(dataset) / name

@@ -14,7 +14,7 @@ from prefect import flow
 from flows import stage, tracked
 from flows.fingerprint import fingerprint
 from flows.stage import WORKSPACE
-from isdh import encoding, manifest, methods, networks, params
+from isdh import manifest, methods, models, networks, params
 from isdh.artifacts import Cell, read_array, read_json, write_json
 from isdh.device import choose_device, describe
 from isdh.params import DatasetParams
@@ -115,7 +115,7 @@ async def write(
     """Write weights, the card that says how to read them, and the history."""
     card = read_json(WORKSPACE.data(cell.dataset) / "inputs.json")
     folder = WORKSPACE.model(cell)
-    encoding.save(
+    models.save(
         folder,
         network,
         bits=cell.bits,

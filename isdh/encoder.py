@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from isdh.artifacts import read_json, verify
-from isdh.encoding import encode, load
+from isdh import models
+from isdh.encoding import encode
 from isdh.errors import InputError
 from isdh.features import FeatureBackbone
 from isdh.images import decode
@@ -59,7 +60,7 @@ class Encoder:
             weights = backbone or Path(inputs.weights)
             verify(weights, card["backbone_sha256"])
             frozen = FeatureBackbone.load(inputs.backbone, weights, device)
-        return cls(load(folder), inputs, frozen, torch.device(device))
+        return cls(models.load(folder), inputs, frozen, torch.device(device))
 
     def encode(self, images: Sequence[bytes]) -> np.ndarray:
         """Codes of image files.

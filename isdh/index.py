@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,9 +46,9 @@ class HammingIndex:
         if not len(codes):
             raise InputError("0 codes: a collection holds at least one; pass codes to search in")
         self.bits = bits
-        self._flat: Any = faiss.IndexBinaryFlat(8 * codes.shape[1])
-        # Counting per distance keeps the first k positions met; the order of its heap is not
-        # documented, and at k = 1000 the heap is slower.
+        self._flat = cast(Any, faiss.IndexBinaryFlat(8 * codes.shape[1]))
+        # Counting per distance keeps the first k positions met, by construction; a heap keeps
+        # them by the way it breaks ties, and is slower from some hundreds of answers on.
         self._flat.use_heap = False
         self._flat.add(np.ascontiguousarray(codes))
 

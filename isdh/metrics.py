@@ -108,13 +108,13 @@ def score(histogram: ArrayLike, *, cutoffs: Iterable[int | None] = CUTOFFS) -> S
     radius = min(_RADIUS, precision.shape[1] - 1)
 
     above = _whole_ties(ties)
-    ideal = counts.sum(axis=1)[:, ::-1].astype(np.float64)
+    by_shared = counts.sum(axis=1).astype(np.float64)
     at = {}
     for cutoff in cutoffs:
         k = size if cutoff is None else min(float(cutoff), size)
         distance = (inside < k).sum(axis=1)  # of the item at rank k
-        values = _at(k, ties.at(distance), above.at(distance))
-        values["ndcg"] = _ratio(values["ndcg"], _ideal_gain(ideal, k))
+        values = _metrics_at(k, ties.at(distance), above.at(distance))
+        values["ndcg"] = _ratio(values["ndcg"], _ideal_gain(by_shared, k))
         values["recall"] = _ratio(values["recall"], relevant)
         at["all" if cutoff is None else str(cutoff)] = values
     per_query = {f"{metric}_at_{k}": at[k][metric] for metric in _METRICS for k in at}
@@ -142,9 +142,10 @@ class _Ties(NamedTuple):
     @classmethod
     def of(cls, histogram: _Counts) -> _Ties:
         shared = np.arange(histogram.shape[2])
-        weights = [np.ones(len(shared)), shared > 0, shared, _gains(len(shared))]
-        sums = [histogram @ weight.astype(np.float64) for weight in weights]
-        return cls(*sums, *map(_before, sums[:3]))
+        weights = [shared >= 0, shared > 0, shared, _gains(len(shared))]
+        sums = np.stack(weights) @ histogram.astype(np.float64).swapaxes(1, 2)
+        n, m, s1, g = np.ascontiguousarray(sums.swapaxes(0, 1))
+        return cls(n, m, s1, g, _before(n), _before(m), _before(s1))
 
     def at(self, distance: NDArray[np.intp]) -> _Ties:
         return _Ties(*(_pick(values, distance) for values in self))
@@ -183,8 +184,8 @@ def _numerators(ties: _Ties, places: _Floats) -> tuple[tuple[_Floats, _Floats], 
     return ((r + 1) * h1, h2), ((g + mu) * h1, mu * h2)
 
 
-def _at(k: float, tie: _Ties, above: _Above) -> dict[str, _Floats]:
-    """The metrics at k, (Q,), of the tie that holds rank k; recall and NDCG not yet divided."""
+def _metrics_at(k: float, tie: _Ties, above: _Above) -> dict[str, _Floats]:
+    """The metrics at k, (Q,), from the tie that holds rank k; NDCG and recall as numerators."""
     n, m, c = tie.items, tie.relevant, tie.items_before
     places = k - c  # T, from 1 to n
     none, one, two = _kernels.cut_moments(n, m, places, tie.relevant_before).T
@@ -201,8 +202,9 @@ def _at(k: float, tie: _Ties, above: _Above) -> dict[str, _Floats]:
     }
 
 
-def _ideal_gain(items: _Floats, k: float) -> _Floats:
-    """The numerator of NDCG when the whole database is ranked by shared labels, best first."""
+def _ideal_gain(by_shared: _Floats, k: float) -> _Floats:
+    """The numerator of NDCG of the best k: the whole database by shared labels, most first."""
+    items = by_shared[:, ::-1]
     before = np.minimum(_before(items), k)
     places = np.minimum(items, k - before)
     return _ranks.sum_inverse_log(before, places) @ _gains(items.shape[1])[::-1]

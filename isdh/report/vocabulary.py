@@ -101,7 +101,9 @@ def principal(metrics: Iterable[str]) -> list[str]:
 
 def _nearest(metrics: list[str], kind: str, cutoff: int | None) -> str | None:
     everything = f"{kind}_at_all"
-    finite = [int(m[2]) for m in map(_AT.fullmatch, metrics) if m and m[1] == kind and m[2] != "all"]
+    finite = [
+        int(m[2]) for m in map(_AT.fullmatch, metrics) if m and m[1] == kind and m[2] != "all"
+    ]
     if cutoff is None or not finite:
         return everything if everything in metrics else None
     return f"{kind}_at_{min(finite, key=lambda k: (abs(k - cutoff), k))}"

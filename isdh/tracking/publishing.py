@@ -138,17 +138,29 @@ def _write(client: MlflowClient, run: Run, wanted: Projection) -> None:
     number = run.info.run_id
     params = [Param(k, v) for k, v in wanted.params.items() if k not in run.data.params]
     metrics = _new_points(client, run, wanted) + _new_scores(run, wanted)
-    for start in range(0, len(params), 100):  # what MLflow takes at once
-        client.log_batch(number, params=params[start : start + 100])
-    for start in range(0, len(metrics), 1000):
-        client.log_batch(number, metrics=metrics[start : start + 1000])
+    _log(client, number, metrics=metrics, params=params)
     if wanted.data and not (run.inputs and run.inputs.dataset_inputs):
         client.log_inputs(number, [_dataset(wanted.cell.dataset, wanted.data)])
     for file in wanted.files:
         if run.data.tags.get(file.tag) != file.sha256:
             verify(file.path, file.sha256)
             client.log_artifact(number, str(file.path), file.folder or None)
-            client.set_tag(number, file.tag, file.sha256)
+
+
+def _log(
+    client: MlflowClient,
+    number: str,
+    *,
+    metrics: Sequence[Metric] = (),
+    params: Sequence[Param] = (),
+    tags: Sequence[RunTag] = (),
+) -> None:
+    """Log in as few transactions as MLflow's limits allow."""
+    lots = max(-(-len(metrics) // 800), -(-len(params) // 100), -(-len(tags) // 100))
+    for i in range(lots):
+        hundred = slice(100 * i, 100 * (i + 1))
+        lot = metrics[800 * i : 800 * (i + 1)]
+        client.log_batch(number, lot, params[hundred], tags[hundred])
 
 
 def _new_points(client: MlflowClient, run: Run, wanted: Projection) -> list[Metric]:
@@ -198,7 +210,5 @@ def _conclude(
         tags["isdh.scores"] = " ".join(wanted.scores)
     if since(run) < latest or latest == 0:
         tags["isdh.current_since"] = str(max(time.time_ns() // 1_000_000, latest + 1))
-    tags["isdh.digest"] = wanted.digest
-    entries = [RunTag(key, value) for key, value in tags.items()]
-    for start in range(0, len(entries), 100):
-        client.log_batch(number, tags=entries[start : start + 100])
+    tags |= {file.tag: file.sha256 for file in wanted.files} | {"isdh.digest": wanted.digest}
+    _log(client, number, tags=[RunTag(key, value) for key, value in tags.items()])

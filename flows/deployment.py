@@ -1,0 +1,127 @@
+"""What `make up` asks of a Prefect server: a worker, the schedule, the rule for dead runs.
+
+    python -m flows.deployment worker | deploy
+
+Two programs of supervisord.conf. A server elsewhere is used the same way: set PREFECT_API_URL.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flows.services import api_answers, ask, prefect_api_url
+from isdh.errors import InputError, unknown
+
+POOL = "local"
+NAME = "pipeline/nightly"  # flow and deployment, as prefect.yaml has them
+WAIT = 180.0  # seconds, for the API and for the pool
+
+# A run not heard of for three minutes is dead: its process was killed, or the machine went down.
+# Marked so it gives back the only place a run may hold. Heartbeats come every 30 s, from a thread
+# that work does not hold up (flows/__init__.py).
+CRASH_RULE: dict[str, Any] = {
+    "name": "a silent run has crashed",
+    "description": "No heartbeat for 180 s.",
+    "enabled": True,
+    "trigger": {
+        "type": "event",
+        "posture": "Proactive",
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "for_each": ["prefect.resource.id"],
+        "after": ["prefect.flow-run.heartbeat"],
+        "expect": [
+            "prefect.flow-run.heartbeat",
+            "prefect.flow-run.Completed",
+            "prefect.flow-run.Failed",
+            "prefect.flow-run.Cancelled",
+            "prefect.flow-run.Crashed",
+        ],
+        "threshold": 1,
+        "within": 180,
+    },
+    "actions": [
+        {"type": "change-flow-run-state", "state": "CRASHED", "message": "no heartbeat for 180 s"}
+    ],
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run one of the two; exit with 2 and a message where it cannot."""
+    programs = {"worker": worker, "deploy": deploy}
+    try:
+        if len(arguments) != 1 or arguments[0] not in programs:
+            raise unknown("program", " ".join(arguments), programs)
+        programs[arguments[0]]()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def worker() -> None:
+    """Become a Prefect worker once the API answers; it creates the pool where there is none."""
+    _wait_for_api()
+    machine = os.uname().nodename
+    command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", machine]
+    os.execv(sys.executable, [sys.executable, "-m", "prefect", *command])
+
+
+def deploy() -> None:
+    """Deploy prefect.yaml once the pool is there, and put the rule for dead runs in force."""
+    api = _wait_for_api()
+    if not within(WAIT, lambda: workers(api) is not None):
+        raise InputError(f"work pool {POOL!r}: not there after {WAIT:.0f} s; start a worker")
+    # prefect.yaml says {{ $PWD }}: without one here it stays open, and each worker fills in its own
+    environment = {name: value for name, value in os.environ.items() if name != "PWD"}
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    if code := subprocess.run(command, env=environment, check=False).returncode:
+        sys.exit(code)
+    rule = {"automations": {"name": {"any_": [CRASH_RULE["name"]]}}}
+    if found := ask(f"{api}/automations/filter", rule):
+        ask(f"{api}/automations/{found[0]['id']}", CRASH_RULE, method="PUT")
+    else:
+        ask(f"{api}/automations/", CRASH_RULE)
+
+
+def workers(api: str) -> list[dict[str, Any]] | None:
+    """The workers of the pool, dead ones included; None where there is no pool yet."""
+    if not ask(f"{api}/work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}}):
+        return None
+    found: list[dict[str, Any]] = ask(f"{api}/work_pools/{POOL}/workers/filter", {})
+    return found
+
+
+def cancel_runs(api: str, *, seconds: float) -> None:
+    """Cancel the runs that the pool's workers are at; wait until they are gone, or for so long."""
+    states = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
+    query = {"flow_runs": {"state": states}, "work_pools": {"name": {"any_": [POOL]}}}
+    cancelling = {"state": {"type": "CANCELLING", "message": "make down"}}
+    for run in ask(f"{api}/flow_runs/filter", query):
+        sys.stderr.write(f"cancelling {run['name']}\n")
+        ask(f"{api}/flow_runs/{run['id']}/set_state", cancelling)
+    within(seconds, lambda: not ask(f"{api}/flow_runs/filter", query))
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> bool:
+    """Wait until something holds; False where it does not within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _wait_for_api() -> str:
+    url = prefect_api_url()
+    if not within(WAIT, lambda: api_answers(url)):
+        raise InputError(f"PREFECT_API_URL={url}: no Prefect server there; start it: make up")
+    return url
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

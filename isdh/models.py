@@ -1,0 +1,73 @@
+"""A trained network <-> a folder: weights.safetensors, and model.json, which says how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import load as load_weights
+from safetensors.torch import save as save_weights
+
+from isdh import networks
+from isdh.artifacts import read_json, replacing, sha256, verify, write_json
+from isdh.networks import Network
+from isdh.settings import Features, Images
+from isdh.settings import Network as NetworkSettings
+
+
+def save(
+    folder: Path,
+    network: Network,
+    *,
+    bits: int,
+    inputs: Images | Features,
+    settings: NetworkSettings,
+    input_shape: Sequence[int],
+    labels: Sequence[str],
+    backbone_sha256: str | None,
+) -> None:
+    """Write a model: weights.safetensors and model.json, which says how to read them.
+
+    Args:
+        folder: where to; created.
+        network: trained.
+        bits: the code length.
+        inputs: the section that says how images become inputs.
+        settings: the section that the network was built from.
+        input_shape: of a row of inputs.
+        labels: names, for those who look at the model later.
+        backbone_sha256: of the frozen feature backbone's weights file, if there is one.
+    """
+    weights = folder / "weights.safetensors"
+    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with replacing(weights) as stream:
+        stream.write(save_weights(state))
+    card = {
+        "bits": bits,
+        "inputs": inputs.model_dump(),
+        "network": settings.model_dump(),
+        "input_shape": list(input_shape),
+        "labels": list(labels),
+        "weights_sha256": sha256(weights),
+        "backbone_sha256": backbone_sha256,
+    }
+    write_json(folder / "model.json", card)
+
+
+def load(folder: Path) -> Network:
+    """Read a model's network, verified.
+
+    Raises:
+        InputError: missing or altered files.
+    """
+    card = read_json(folder / "model.json")
+    weights = folder / "weights.safetensors"
+    verify(weights, card["weights_sha256"])
+    settings = NetworkSettings.model_validate(card["network"])
+    network = networks.build(
+        input_shape=card["input_shape"],
+        bits=card["bits"],
+        **settings.model_dump(),
+    )
+    network.load_state_dict(load_weights(weights.read_bytes()))
+    return network.eval()

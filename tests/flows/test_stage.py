@@ -1,0 +1,150 @@
+"""The shell of the stages: exit codes, messages, locks, and what happens when a parent dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workspaces import SMALL, copy_project, environment, run, write_params
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """A workspace in which nothing has been made."""
+    return copy_project(tmp_path_factory.mktemp("bare"))
+
+
+def stage(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return run(folder, sys.executable, "-m", *words)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"bits": [0]}, ("bits.0=0: ", "greater than or equal to 1")),
+        ({"epoch": 3}, ("unknown key 'epoch'", "known: ")),
+        ({"methods": ["isdg"]}, ("unknown method 'isdg', did you mean 'isdh'?",)),
+        ({"datasets": {"mine": "raw/mine"}}, ("unknown dataset 'mine'", "known: digits")),
+        ({"methods": ["idhn"]}, ("method.idhn: no such section; add `idhn: {}`",)),
+    ],
+)
+def test_params_that_break_a_rule_are_refused_by_every_face(bare, params, words):
+    write_params(bare, **params)
+    try:
+        for command in (["flows"], ["flows.train", "digits", "isdh", "12", "0"]):
+            assert_refused(stage(bare, *command), "params.yaml: ", *words)
+    finally:
+        write_params(bare)
+
+
+def test_a_missing_key_is_named(bare):
+    write_params(bare)
+    path = bare / "params.yaml"
+    path.write_text(path.read_text().replace("seeds:\n- 0\n", ""))
+    try:
+        assert_refused(stage(bare, "flows"), "missing key 'seeds'; add it")
+    finally:
+        write_params(bare)
+
+
+def test_a_missing_raw_folder_is_refused_before_anything_is_made(bare):
+    dataset = {"mine": SMALL["dataset"]["digits"]}
+    write_params(bare, datasets={"mine": "raw/mine"}, dataset=dataset)
+    try:
+        assert_refused(stage(bare, "flows"), "datasets.mine=raw/mine: no such folder")
+    finally:
+        write_params(bare)
+
+
+def test_wrong_arguments_of_a_stage_are_answered_with_its_usage(bare):
+    assert_refused(stage(bare, "flows.train", "digits"), "usage: python -m flows.train <dataset>")
+
+
+def test_a_picture_that_does_not_decode_is_named_and_the_last_outputs_come_back(made):
+    manifest = made / "data" / "digits" / "inputs.npy"
+    before = manifest.read_bytes()
+    picture = sorted((made / "raw" / "digits" / "images").rglob("*.png"))[3]
+    content = picture.read_bytes()
+    picture.chmod(0o644)
+    picture.write_bytes(b"no picture at all")
+    try:
+        done = run(made, "dvc", "repro", "-s", "dataset@digits", "preprocess@digits")
+        assert done.returncode == 255
+        assert picture.name in done.stderr
+        assert "`dvc checkout preprocess@digits` brings them back" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        picture.write_bytes(content)
+    assert run(made, "dvc", "repro", "-s", "dataset@digits").returncode == 0
+    assert run(made, "dvc", "checkout", "preprocess@digits").returncode == 0
+    assert manifest.read_bytes() == before
+
+
+def test_a_stage_ends_when_dvc_is_killed_and_the_next_run_equals_an_undisturbed_one(made, tmp_path):
+    """kill -9 of dvc in the middle of a training; the stage follows, and the next one resumes."""
+    training = {"epochs": 400, "batch_size": 20}
+    digits = {**SMALL["dataset"]["digits"], "training": training}
+    write_params(made, methods=["isdh", "dhn"], dataset={"digits": digits})
+    target = "train@digits-isdh-12-0"
+    command = ["dvc", "repro", "-s", target]
+    with subprocess.Popen(
+        command, cwd=made, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as dvc:
+        checkpoint = wait_for(made / ".isdh" / "checkpoints", "*/checkpoint.pt")
+        [train] = children(dvc.pid)
+        os.kill(dvc.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while alive(train) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not alive(train)
+    assert checkpoint.exists()
+    short = {"digits": {**digits, "training": {**training, "epochs": 400}}}
+    write_params(made, methods=["isdh", "dhn"], dataset=short)
+    resumed = run(made, *command)
+    assert resumed.returncode == 0, resumed.stderr
+    weights = (made / "models" / "digits" / "isdh-12-0" / "weights.safetensors").read_bytes()
+    undisturbed = run(made, *command[:2], "-f", *command[2:])
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    again = (made / "models" / "digits" / "isdh-12-0" / "weights.safetensors").read_bytes()
+    assert weights == again
+    write_params(made, methods=["isdh", "dhn"])
+    assert run(made, "dvc", "repro").returncode == 0
+
+
+def wait_for(folder: Path, pattern: str) -> Path:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := list(folder.glob(pattern)):
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(f"no {pattern} in {folder}")
+
+
+def children(parent: int) -> list[int]:
+    listing = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+    )
+    return [int(word) for word in listing.stdout.split()]
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
