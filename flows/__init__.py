@@ -32,6 +32,7 @@ DEFAULTS = {
 
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
+Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last part
 
 # A stage's command is `python -m flows.<stage>`: this Python, whether activated or not.
 _folder = str(Path(sys.executable).parent)

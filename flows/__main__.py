@@ -7,11 +7,12 @@ started and the pipeline run. Where nothing is stale nothing heavy is imported.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
 
-from flows import graph, services
+from flows import graph, published, services
 from isdh import params
 from isdh.artifacts import Workspace
 from isdh.errors import InputError
@@ -30,7 +31,7 @@ def main() -> int:
     try:
         settings = params.load()
         require_pictures(settings)
-        if graph.stale() or not graph.is_published(WORKSPACE, settings):
+        if graph.stale() or not published.is_marked(WORKSPACE, settings):
             run()
         else:
             print("nothing is stale: all results are those of params.yaml and the code")  # noqa: T201
@@ -58,10 +59,11 @@ def require_pictures(settings: Params) -> None:
 def run() -> None:
     """Run the pipeline flow with a Prefect server, one that answers or one of our own."""
     with services.prefect_server(WORKSPACE.root.resolve()) as url:
-        from flows import stage  # Prefect reads its settings when it is imported
+        os.environ["PREFECT_API_URL"] = url  # before Prefect is imported; for the stages too
+        from flows import stage
         from flows.pipeline import pipeline
 
-        asyncio.run(stage.run(pipeline, {}, url=url))
+        asyncio.run(stage.run(pipeline, {}))
 
 
 def tell(settings: Params, seconds: float) -> None:

@@ -137,7 +137,7 @@ def _launch(urls: dict[str, str]) -> Any:
 
 def _supervisor() -> Any:
     """The interface of the supervisord that `up` started, or None."""
-    from supervisor.childutils import getRPCInterface
+    from supervisor.childutils import getRPCInterface  # type: ignore[import-untyped]
 
     interface = getRPCInterface({"SUPERVISOR_SERVER_URL": f"unix://{SOCKET}"}).supervisor
     try:
@@ -174,7 +174,7 @@ def _healthy(supervisor: Any, urls: dict[str, str], since: datetime) -> bool:
     if programs["deploy"]["statename"] != "EXITED":
         return False
     try:
-        ask(f"{urls['mlflow']}/version", timeout=1.0)
+        ask(f"{urls['mlflow']}/api/2.0/mlflow/experiments/search", {"max_results": 1})
         heard = [
             worker["last_heartbeat_time"]
             for worker in deployment.workers(f"{urls['prefect']}/api") or []

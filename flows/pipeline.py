@@ -8,10 +8,10 @@ from typing import Any
 
 from prefect import flow
 
-from flows import graph, stage, tracked
+from flows import graph, published, stage, tracked
 from flows.stage import WORKSPACE
 from isdh import params
-from isdh.artifacts import Cell
+from isdh.artifacts import Cell, read_json
 from isdh.params import Params
 
 
@@ -48,7 +48,8 @@ async def side_by_side(cells: list[Cell], workers: int) -> None:
     async def make(cell: Cell) -> None:
         async with free:
             await one_cell(cell)
-            await progress.advance(last=str(cell))
+            progress.advance(last=str(cell))
+            await progress.tell()
 
     async with asyncio.TaskGroup() as group:
         for cell in cells:
@@ -68,6 +69,47 @@ async def rest() -> None:
 
 
 @stage.task(name="publish and promote", retries=2, retry_delay_seconds=5)
-async def publish(settings: Params) -> list[Any]:
-    """Project all cells to MLflow and move champions by the rule."""
-    return await tracked.publish_all(settings)
+async def publish(settings: Params) -> None:
+    """Project all cells to MLflow, move champions by the rule, show both.
+
+    Raises:
+        InputError: MLflow does not answer; everything is made all the same.
+    """
+    from isdh import tracking
+
+    told = tracking.publish_all(WORKSPACE, settings)
+    stage.say(f"MLflow: {told.written} runs written, {told.unchanged} unchanged")
+    decisions = tracking.promote(WORKSPACE, settings)
+    for decision in decisions:
+        stage.say(f"{decision.model}: {decision.reason}")
+    published.mark(WORKSPACE, settings)
+    await stage.show_table(
+        [
+            {
+                "model": decision.model,
+                "candidate": str(decision.cell),
+                "version": decision.version,
+                "champion": "moves" if decision.moves else decision.champion,
+                "why": decision.reason,
+            }
+            for decision in decisions
+        ],
+        key="champions",
+        description="Which model is used, per dataset and code length",
+    )
+    await stage.show_table(_scores(settings), key="scores", description="Today's matrix")
+
+
+def _scores(settings: Params) -> list[dict[str, Any]]:
+    """A row a cell, the champion rule's metric among the columns."""
+    return [
+        {
+            "dataset": cell.dataset,
+            "method": cell.method,
+            "bits": cell.bits,
+            "seed": cell.seed,
+            **{name: round(value, 4) for name, value in read_json(WORKSPACE.scores(cell)).items()},
+        }
+        for dataset in settings.datasets
+        for cell in settings.cells(dataset)
+    ]

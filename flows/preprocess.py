@@ -14,9 +14,9 @@ from flows import stage
 from flows.stage import WORKSPACE
 from isdh import manifest, params
 from isdh.artifacts import sha256, write_array, write_json
-from isdh.images import Pictures, build_store
 from isdh.settings import Features, Images
 from isdh.statistics import describe
+from isdh.store import Pictures, build_store
 
 
 @flow(name="preprocess", flow_run_name="preprocess {dataset}")

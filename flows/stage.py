@@ -29,9 +29,9 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.flows import Flow
-from prefect.states import State
 from tqdm import tqdm
 
 from flows import services
@@ -87,7 +87,8 @@ async def run(stage: Flow[..., Any], arguments: dict[str, Any]) -> None:
     url = services.prefect_api_url()
     if not services.api_answers(url):
         say(f"{stage.name}: no Prefect server at {url}; the work is done, only not recorded there")
-        await stage.fn(**arguments)
+        plainly: Callable[..., Awaitable[None]] = stage.fn
+        await plainly(**arguments)
         return
     for logger in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(logger).addFilter(_without_traceback)
@@ -171,27 +172,30 @@ class Progress:
     """
 
     def __init__(self, total: int, *, unit: str) -> None:
-        self.bar = tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=0.5)
-        self.artifact: UUID | None = None
+        self.total = total
+        self.done = 0
         self.told = 0
+        self.artifact: UUID | None = None
+        self.bar = tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=0.5)
 
     def advance(self, count: int = 1, **values: str) -> None:
         """Count units done; `values` stand behind the bar. From any thread."""
+        self.done += count
         self.bar.set_postfix(values, refresh=False)
         self.bar.update(count)
-        if self.bar.n >= self.bar.total:
+        if self.done >= self.total:
             self.bar.close()
 
     def reach(self, done: int, total: int) -> None:
         """Set how many units are done; the form in which `isdh` tells its progress."""
-        self.advance(done - self.bar.n)
+        self.advance(done - self.done)
 
     async def tell(self) -> None:
         """Bring the Prefect UI up to date."""
-        if not FlowRunContext.get() or self.bar.n == self.told:
+        if not FlowRunContext.get() or self.done == self.told:
             return
-        self.told = self.bar.n
-        percent = 100 * self.told / max(self.bar.total, 1)
+        self.told = self.done
+        percent = 100 * self.told / max(self.total, 1)
         if self.artifact is None:
             self.artifact = await acreate_progress_artifact(percent)
         else:

@@ -1,7 +1,7 @@
 """Compiled inner loops of `codes` and `metrics`: words -> joint histogram; a cut tie -> moments.
 
-Importing this module imports numba; the first call compiles in about a second, later processes
-read the compiled code from the cache beside the module.
+Importing this module imports numba. The first call on a machine compiles for a few seconds, later
+processes read the compiled code from the cache beside the module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # A sub-table counts a quarter of a block, which uint16 holds.
-BLOCK = 16_384
+BLOCK = 32_768
 # Cells of so many rows stay in the first-level cache between computing and counting them.
 CHUNK = 1024
 # Against a mode of weight 1, what lies beyond is lost in rounding.
@@ -26,7 +26,10 @@ NEGLIGIBLE = 1e-20
 
 
 def _compiled(function: _Function) -> _Function:
-    return cast(_Function, numba.njit(cache=True, nogil=True)(function))
+    try:
+        return cast(_Function, numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # no folder to cache in: a read-only container, a user without a home
+        return cast(_Function, numba.njit(nogil=True)(function))
 
 
 def _popcount(context: Any, word: Any) -> Any:
@@ -144,10 +147,10 @@ def _count(cells: Any, tables: Any) -> None:
 @_compiled
 def _flush(tables: Any, histogram: Any) -> None:
     """Move the counts of the sub-tables to a query's histogram."""
-    for cell in range(len(histogram)):
-        for table in range(4):
-            histogram[cell] += np.int64(tables[table, cell])
-            tables[table, cell] = 0
+    for table in tables:
+        for cell in range(len(histogram)):
+            histogram[cell] += np.int64(table[cell])
+        table[:] = 0
 
 
 @_compiled

@@ -16,6 +16,7 @@ from isdh.errors import InputError
 
 __all__ = [
     "check_codes",
+    "check_histogram",
     "check_labels",
     "hamming_distances",
     "joint_histogram",
@@ -194,6 +195,29 @@ def check_labels(labels: ArrayLike, rows: int, name: str) -> NDArray[np.uint8]:
     if labels.max() > 1:
         raise InputError(f"{name} labels hold {labels.max()}: 0 or 1; pass labels.astype(bool)")
     return labels
+
+
+def check_histogram(histogram: ArrayLike) -> NDArray[np.int64]:
+    """The joint histogram as int64, once it counts the rows of one database for every query.
+
+    Raises:
+        InputError: another dtype or shape, a negative entry, or totals that differ by query.
+    """
+    counts = np.asarray(histogram)
+    if counts.dtype.kind not in "iu" or counts.ndim != 3 or 0 in counts.shape:
+        raise InputError(
+            f"histogram of dtype {counts.dtype} and shape {counts.shape}: integers"
+            " (Q, bits + 1, S + 1); make it with isdh.codes.joint_histogram"
+        )
+    counts = counts.astype(np.int64, copy=False)
+    sizes = counts.sum(axis=(1, 2))
+    if counts.min() < 0 or sizes[0] < 1 or (sizes != sizes[0]).any():
+        raise InputError(
+            f"histogram of {sizes.min()} to {sizes.max()} database rows per query, smallest entry"
+            f" {counts.min()}: every query counts every row of one database; sum the histograms"
+            " of all shards for the same queries"
+        )
+    return counts
 
 
 def _as_bool(answers: Any) -> NDArray[np.bool_]:

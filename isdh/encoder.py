@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
-from isdh.artifacts import read_json, verify
 from isdh import models
+from isdh.artifacts import read_json, verify
 from isdh.encoding import encode
 from isdh.errors import InputError
 from isdh.features import FeatureBackbone
 from isdh.images import decode
 from isdh.networks import Network
-from isdh.settings import Features, Images
+from isdh.settings import Features, Images, Inputs
 
 
 class Encoder:
@@ -53,8 +54,7 @@ class Encoder:
             InputError: missing or altered files.
         """
         card = read_json(folder / "model.json")
-        kind = {"images": Images, "features": Features}[card["inputs"]["kind"]]
-        inputs = kind.model_validate(card["inputs"])
+        inputs = TypeAdapter[Images | Features](Inputs).validate_python(card["inputs"])
         frozen = None
         if isinstance(inputs, Features):
             weights = backbone or Path(inputs.weights)

@@ -36,7 +36,7 @@ class FeatureBackbone:
         self.network = network.to(device).to(memory_format=torch.channels_last)
 
     @classmethod
-    def load(cls, name: str, weights: Path, *, device: str = "cpu") -> FeatureBackbone:
+    def load(cls, name: str, weights: Path, device: str = "cpu") -> FeatureBackbone:
         """Build a backbone and read its weights.
 
         Args:
@@ -68,7 +68,8 @@ class FeatureBackbone:
         Returns:
             float16 (N, F).
         """
-        pixels = torch.from_numpy(images).to(self.device)
+        # torch wants an array that it could write to, and no negative strides.
+        pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
         half = self.device.type == "cuda"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             outputs = self.network(normalise(pixels))
@@ -183,8 +184,8 @@ def _classifier(name: str, weights: Path) -> nn.Module:
 def _state_dict(name: str, weights: Path, network: nn.Module) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = (str(error) or "empty").splitlines()[0]
         raise InputError(
             f"{weights}: not a file of weights ({reason}); download it again"
         ) from None

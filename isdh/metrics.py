@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,11 +23,9 @@ __all__ = ["CUTOFFS", "Scores", "evaluate", "score"]
 
 CUTOFFS: tuple[int | None, ...] = (100, 1000, 5000, None)
 _RADIUS = 2
-_MOST_LABELS = 1000  # so that gains relative to the largest stay within float64
-
+_MOST_LABELS = 1000  # gains relative to the largest stay within float64
 _METRICS = ("map", "wap", "acg", "ndcg", "precision", "recall")
 
-_Counts = NDArray[np.integer[Any]]
 _Floats = NDArray[np.float64]
 
 
@@ -100,7 +98,12 @@ def score(histogram: ArrayLike, *, cutoffs: Iterable[int | None] = CUTOFFS) -> S
         InputError: no such histogram, or a cut-off below 1.
     """
     cutoffs = _check_cutoffs(cutoffs)
-    counts = _check_histogram(histogram)
+    counts = codes.check_histogram(histogram)
+    if counts.shape[2] > _MOST_LABELS + 1:
+        raise InputError(
+            f"a query of {counts.shape[2] - 1} labels: NDCG's gain 2^s - 1 is kept up to"
+            f" {_MOST_LABELS}; drop or merge label columns"
+        )
     ties = _Ties.of(counts)
     inside, found = ties.items_before + ties.items, ties.relevant_before + ties.relevant
     size, relevant = float(inside[0, -1]), found[:, -1]
@@ -140,7 +143,7 @@ class _Ties(NamedTuple):
     shared_before: _Floats  # G
 
     @classmethod
-    def of(cls, histogram: _Counts) -> _Ties:
+    def of(cls, histogram: NDArray[np.int64]) -> _Ties:
         shared = np.arange(histogram.shape[2])
         weights = [shared >= 0, shared > 0, shared, _gains(len(shared))]
         sums = np.stack(weights) @ histogram.astype(np.float64).swapaxes(1, 2)
@@ -243,25 +246,3 @@ def _check_cutoffs(cutoffs: Iterable[int | None]) -> tuple[int | None, ...]:
                 f"cutoff={cutoff!r}: a rank from 1, or None for the whole database; name one"
             )
     return cutoffs
-
-
-def _check_histogram(histogram: ArrayLike) -> _Counts:
-    counts = np.asarray(histogram)
-    if counts.dtype.kind not in "iu" or counts.ndim != 3 or 0 in counts.shape:
-        raise InputError(
-            f"histogram of dtype {counts.dtype} and shape {counts.shape}: integers"
-            " (Q, bits + 1, S + 1); make it with isdh.codes.joint_histogram"
-        )
-    if counts.shape[2] > _MOST_LABELS + 1:
-        raise InputError(
-            f"a query of {counts.shape[2] - 1} labels: NDCG's gain 2^s - 1 is kept up to"
-            f" {_MOST_LABELS}; drop or merge label columns"
-        )
-    sizes = counts.sum(axis=(1, 2))
-    if counts.min() < 0 or sizes[0] < 1 or (sizes != sizes[0]).any():
-        raise InputError(
-            f"histogram of {sizes.min()} to {sizes.max()} database rows per query, smallest entry"
-            f" {counts.min()}: every query counts every row of one database; sum the histograms"
-            " of all shards for the same queries"
-        )
-    return counts

@@ -12,36 +12,6 @@ from isdh.backbones import IMAGENET_MEAN, IMAGENET_STD, torchvision_backbone
 from isdh.errors import InputError
 
 
-class Network(nn.Module):
-    """The trained part of a model (docs/method.md, section 3.2).
-
-    Args:
-        normalise: raw inputs -> float inputs.
-        backbone: float inputs -> (N, F).
-        head: (N, F) -> (N, bits).
-    """
-
-    def __init__(self, normalise: nn.Module, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.normalise = normalise
-        self.backbone = backbone
-        self.head = head
-
-    def hidden(self, inputs: Tensor) -> Tensor:
-        """What the head reads: (N, F) of inputs as they are stored."""
-        hidden: Tensor = self.backbone(self.normalise(inputs))
-        return hidden
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Outputs (N, bits); bit = 1 iff an output is positive.
-
-        Args:
-            inputs: uint8 (N, S, S, C) images or float16 (N, F) features, as they are stored.
-        """
-        outputs: Tensor = self.head(self.hidden(inputs))
-        return outputs
-
-
 class Standardise(nn.Module):
     """Subtract a mean and divide by a standard deviation that travel with the weights.
 
@@ -66,6 +36,36 @@ class Standardise(nn.Module):
         values = (values - self.mean) / self.std
         # the permuted view is already channels_last in memory
         return values.permute(0, 3, 1, 2) if self.images else values
+
+
+class Network(nn.Module):
+    """The trained part of a model (docs/method.md, section 3.2).
+
+    Args:
+        normalise: raw inputs -> float inputs.
+        backbone: float inputs -> (N, F).
+        head: (N, F) -> (N, bits).
+    """
+
+    def __init__(self, normalise: Standardise, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.backbone = backbone
+        self.head = head
+
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """What the head reads: (N, F) of inputs as they are stored."""
+        hidden: Tensor = self.backbone(self.normalise(inputs))
+        return hidden
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs (N, bits); bit = 1 iff an output is positive.
+
+        Args:
+            inputs: uint8 (N, S, S, C) images or float16 (N, F) features, as they are stored.
+        """
+        outputs: Tensor = self.head(self.hidden(inputs))
+        return outputs
 
 
 def build(

@@ -29,10 +29,13 @@ def instance_similarity(
     >>> instance_similarity(a, a[:1]).flatten().tolist()
     [0.9999999403953552, 0.0, 0.0]
     """
-    a, b = labels_a.to(dtype), labels_b.to(dtype)
-    norms = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
-    a, b = (rows / norm.clamp(min=1) for rows, norm in zip((a, b), norms, strict=True))
-    return a @ b.T
+    return _unit(labels_a.to(dtype)) @ _unit(labels_b.to(dtype)).T
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Multi-hot rows at length 1; a row of zeros stays one."""
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / lengths.clamp(min=1)
 
 
 def shares_label(labels_a: Tensor, labels_b: Tensor) -> Tensor:

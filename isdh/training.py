@@ -95,7 +95,8 @@ CHECKPOINT_SECONDS = 5.0
 
 def standardise(network: Network, data: TrainingRows) -> None:
     """Set a feature network's mean and standard deviation from the training rows."""
-    if network.normalise.images:
+    normalise = network.normalise
+    if normalise.images:
         return
     total, squares = 0.0, 0.0
     for start in range(0, len(data.rows), 4096):  # blocks: memory stays bounded
@@ -103,8 +104,8 @@ def standardise(network: Network, data: TrainingRows) -> None:
         total, squares = total + block.sum(axis=0), squares + (block**2).sum(axis=0)
     mean = total / len(data.rows)
     std = np.sqrt(np.maximum(squares / len(data.rows) - mean**2, 0))
-    network.normalise.mean.copy_(torch.from_numpy(mean))
-    network.normalise.std.copy_(torch.from_numpy(np.where(std > 0, std, 1)))
+    normalise.mean.copy_(torch.from_numpy(mean))
+    normalise.std.copy_(torch.from_numpy(np.where(std > 0, std, 1)))
 
 
 class _Run:
@@ -211,7 +212,7 @@ class _Run:
 
 
 def _optimizer(network: Network, method: Method, settings: Training) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
     rate = settings.learning_rate
     new: list[nn.Parameter] = [*network.head.parameters(), *method.parameters()]
     groups = [

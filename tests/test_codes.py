@@ -1,5 +1,6 @@
 """Packing, Hamming distances and the joint histogram against loops over single bits."""
 
+import os
 import subprocess
 import sys
 
@@ -62,6 +63,18 @@ def test_packing_imports_neither_torch_nor_numba():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_histogram_is_counted_where_no_folder_can_hold_compiled_code():
+    program = (
+        "import numpy as np; from isdh import codes; one = np.ones((1, 1), np.uint8);"
+        "print(codes.joint_histogram(one, one, one, one, bits=1).tolist())"
+    )
+    nowhere = os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=nowhere, capture_output=True, text=True
+    )
+    assert (done.stdout, done.returncode) == ("[[[0, 1], [0, 0]]]\n", 0), done.stderr
 
 
 @pytest.mark.parametrize(

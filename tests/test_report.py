@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def write_workspace(root: Path, params: Params, sizes: Sizes = Sizes()) -> Works
             "path": [f"pictures/{row}.png" for row in range(count)],
             "split": splits,
             "also_database": (splits == "train") & (np.arange(count) % 2 == 0),
-            "sha256": "",
+            "sha256": "0" * 64,
         }
         | dict(zip(sizes.labels, labels.T, strict=True))
     )
@@ -141,3 +142,322 @@ def write_cell(
         "epochs": epochs,
     }
     artifacts.write_json(workspace.model(cell) / "history.json", history)
+
+
+PARAMS = settings(("isdh", "dhn", "idhn"), (8, 20), (0, 1))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = write_workspace(tmp_path_factory.mktemp("report"), PARAMS)
+    report.build(workspace, PARAMS, DATASET)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def page(built: Workspace) -> str:
+    return (built.report(DATASET) / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def workspace(built: Workspace, tmp_path: Path) -> Workspace:
+    """A copy that a test may damage."""
+    shutil.copytree(built.root, tmp_path / "copy")
+    return Workspace(tmp_path / "copy")
+
+
+class Elements(HTMLParser):
+    """Every element's tag and attributes, in order; all that are opened are closed."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> repeats an attribute"
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_makes_no_request(page: str) -> None:
+    elements = Elements(page).found
+    targets = [e[k] for _, e in elements for k in ("src", "href", "xlink:href") if k in e]
+    assert len(targets) > 10
+    assert all(target.startswith(("#", "data:")) for target in targets if target)
+    assert not {tag for tag, _ in elements} & {"script", "iframe", "object", "embed", "base"}
+    assert not re.search(r"https?:|@import|url\((?!#)", page)
+
+
+def test_the_page_is_well_formed_and_its_references_lead_somewhere(page: str) -> None:
+    parser = Elements(page)
+    assert parser.open == []
+    ids = [element["id"] for _, element in parser.found if "id" in element]
+    assert len(set(ids)) == len(ids)
+    referenced = set(re.findall(r'(?:url\(#|href="#|aria-labelledby=")([^)"]+)', page))
+    assert referenced
+    assert referenced <= set(ids)
+
+
+def test_pictures_and_drawings_are_described_and_header_cells_have_a_scope(page: str) -> None:
+    elements = Elements(page).found
+    for tag, element in elements:
+        if tag == "img":
+            assert element["alt"]
+        if tag == "th":
+            assert element["scope"] in ("row", "col")
+        if tag == "svg":
+            assert element.get("aria-label") or element.get("aria-hidden") == "true"
+
+
+def test_the_same_files_give_the_same_bytes_wherever_they_lie(
+    workspace: Workspace, page: str
+) -> None:
+    assert report.build(workspace, PARAMS, DATASET).read_bytes() == page.encode()
+
+
+def test_a_changed_score_changes_the_page(workspace: Workspace, page: str) -> None:
+    path = workspace.scores(PARAMS.cells(DATASET)[0])
+    scores = json.loads(path.read_text())
+    path.write_text(json.dumps(scores | {"recall_at_20": scores["recall_at_20"] + 0.01}))
+    assert report.build(workspace, PARAMS, DATASET).read_bytes() != page.encode()
+
+
+def test_every_score_of_every_cell_stands_in_the_page(built: Workspace, page: str) -> None:
+    for cell in PARAMS.cells(DATASET):
+        row = re.search(rf'<th scope="row">{cell.name}</th>(.*?)</tr>', page, re.DOTALL)
+        assert row
+        shown = re.findall(r"<td>([^<]*)</td>", row[1])
+        scores = json.loads(built.scores(cell).read_text())
+        expected = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in scores.values()]
+        assert shown == [*expected, "8", "12.0"]
+
+
+def test_the_tables_hold_means_and_sample_deviations_over_seeds(
+    built: Workspace, page: str
+) -> None:
+    for metric in ("map_at_20", "map_at_all", "wap_at_20", "ndcg_at_20", "precision_within_r2"):
+        for method in PARAMS.methods:
+            for bits in PARAMS.bits:
+                values = [
+                    json.loads(built.scores(Cell(DATASET, method, bits, seed)).read_text())[metric]
+                    for seed in PARAMS.seeds
+                ]
+                mean, deviation = np.mean(values), np.std(values, ddof=1)
+                assert re.search(rf"{mean:.3f}(</strong>)? <small>±{deviation:.3f}</small>", page)
+
+
+def test_the_best_of_a_column_is_marked_and_no_other(built: Workspace, page: str) -> None:
+    evidence = read(built, PARAMS, DATASET)
+    metrics_shown = vocabulary.principal(evidence.chance)
+    marked = 0
+    for metric in metrics_shown:
+        rows = tables.table(evidence, metric).rows
+        for entries in zip(*rows.values(), strict=True):
+            highest = max(round(entry.mean, 3) for entry in entries)
+            assert [entry.best for entry in entries] == [
+                round(entry.mean, 3) == highest for entry in entries
+            ]
+            marked += sum(entry.best for entry in entries)
+    assert marked >= len(metrics_shown) * len(PARAMS.bits)
+    assert page.count('<td class="best">') == marked
+
+
+def test_a_method_that_does_not_differ_from_the_best_over_the_queries_is_level_with_it() -> None:
+    rng = np.random.default_rng(0)
+    queries = rng.random(200)
+    values = {
+        "isdh": queries,
+        "dhn": queries - 0.002 + 0.1 * rng.normal(size=200),  # below, within noise
+        "idhn": queries - 0.05 + 0.1 * rng.normal(size=200),  # below, beyond noise
+    }
+    evidence = read_like(values)
+    level = {
+        m: entries[0].level for m, entries in tables.table(evidence, "map_at_all").rows.items()
+    }
+    assert level == {"isdh": False, "dhn": True, "idhn": False}
+
+
+def test_nothing_is_marked_where_all_methods_are_alike() -> None:
+    evidence = read_like({"isdh": np.zeros(9), "dhn": np.zeros(9)})
+    entries = [row[0] for row in tables.table(evidence, "map_at_all").rows.values()]
+    assert not any(entry.best or entry.level for entry in entries)
+
+
+def read_like(values: dict[str, np.ndarray]) -> Any:
+    """Evidence of one metric, one code length and one seed: method -> values per query."""
+    cells = {method: Cell(DATASET, method, 8, 0) for method in values}
+    return SimpleNamespace(
+        methods=tuple(values),
+        bits=(8,),
+        chance={},
+        scores={cells[m]: {"map_at_all": float(v.mean())} for m, v in values.items()},
+        arrays={cells[m]: {"map_at_all": v} for m, v in values.items()},
+        runs=lambda method, bits: [cells[method]],
+    )
+
+
+def test_the_chance_level_is_that_of_a_random_ranking(built: Workspace, page: str) -> None:
+    evidence = read(built, PARAMS, DATASET)
+    shared = evidence.labels[evidence.queries].astype(int) @ evidence.labels[evidence.database].T
+    assert evidence.chance["precision_at_10"] == pytest.approx((shared > 0).mean())
+    assert evidence.chance["acg_at_10"] == pytest.approx(shared.mean())
+    assert evidence.chance["precision_within_r2"] == pytest.approx((shared > 0).mean())
+    rng = np.random.default_rng(0)
+    hits = np.stack([rng.permutation(row) for row in shared > 0 for _ in range(400)])
+    precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
+    average_precision = (precision * hits).sum(axis=1) / hits.sum(axis=1).clip(min=1)
+    assert evidence.chance["map_at_all"] == pytest.approx(average_precision.mean(), abs=0.005)
+    assert f'<td colspan="2">{evidence.chance["map_at_all"]:.3f}</td>' in page
+
+
+def test_files_of_removed_cells_are_passed_over(workspace: Workspace) -> None:
+    fewer = settings(("isdh", "dhn"), (8,), (0,))
+    for folder in ("metrics", "codes", "models"):
+        for path in (workspace.root / folder / DATASET).glob("*idhn-*"):
+            path.write_text("broken") if path.is_file() else shutil.rmtree(path)
+    page = report.build(workspace, fewer, DATASET).read_text(encoding="utf-8")
+    assert "isdh-8-0" in page
+    assert "idhn" not in page
+    assert "isdh-8-1" not in page
+    assert "isdh-20-0" not in page
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "metrics/shapes/dhn-8-1.json",
+        "metrics/shapes/dhn-8-1.npz",
+        "models/shapes/idhn-8-0/history.json",
+        "codes/shapes/isdh-20-0/codes.npy",
+        "data/shapes/manifest.parquet",
+        "data/shapes/statistics.json",
+        "data/shapes/labels.npy",
+        "raw/shapes/pictures/24.png",  # the first query
+    ],
+)
+def test_a_missing_file_is_named(workspace: Workspace, path: str) -> None:
+    (workspace.root / path).unlink()
+    with pytest.raises(InputError, match=rf"{path}: no such file; run `dvc repro`"):
+        report.build(workspace, PARAMS, DATASET)
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("metrics/shapes/dhn-8-1.npz", "not NumPy arrays"),
+        ("raw/shapes/pictures/24.png", "not a picture"),
+    ],
+)
+def test_a_broken_file_is_named(workspace: Workspace, path: str, complaint: str) -> None:
+    (workspace.root / path).write_bytes(b"PK\3\4 broken")
+    with pytest.raises(InputError, match=rf"{path}: {complaint}"):
+        report.build(workspace, PARAMS, DATASET)
+
+
+def test_an_unknown_dataset_is_refused(built: Workspace) -> None:
+    with pytest.raises(InputError, match="unknown dataset 'shape', did you mean 'shapes'"):
+        report.build(built, PARAMS, "shape")
+
+
+def test_the_gallery_shows_evenly_spaced_queries_and_their_nearest_pictures(
+    built: Workspace,
+) -> None:
+    evidence = read(built, PARAMS, DATASET)
+    queries = gallery(built, evidence)
+    rows = evidence.queries[[0, 2, 4, 6, 8, 10]]  # 6 of 13
+    assert [query.image for query in queries] == [f"image {row}" for row in rows]
+    assert len(queries) == QUERIES
+    for query, row in zip(queries, rows, strict=True):
+        assert [answer.cell.name for answer in query.answers] == ["isdh-20-0", "dhn-20-0"]
+        for answer in query.answers:
+            packed = artifacts.read_codes(built.codes(answer.cell), bits=20)
+            distances = codes.hamming_distances(
+                packed[[row]], packed[evidence.database], bits=20
+            ).ravel()
+            assert [far for far, _ in answer.neighbours] == sorted(distances)[:NEIGHBOURS]
+            nearest = evidence.database[np.argsort(distances, kind="stable")[:NEIGHBOURS]]
+            for (_, picture), other in zip(answer.neighbours, nearest, strict=True):
+                both = evidence.labels[row] & evidence.labels[other]
+                assert {name for name, shared in picture.labels if shared} == {
+                    LABELS[i] for i in np.flatnonzero(both)
+                }
+                assert {name for name, _ in picture.labels} == {
+                    LABELS[i] for i in np.flatnonzero(evidence.labels[other])
+                }
+
+
+def test_the_gallery_marks_shared_labels_and_no_others(built: Workspace, page: str) -> None:
+    queries = gallery(built, read(built, PARAMS, DATASET))
+    pictures = [p for query in queries for answer in query.answers for _, p in answer.neighbours]
+    shared = sum(p.shared for p in pictures) + sum(len(query.picture.labels) for query in queries)
+    inside = page[page.index('id="gallery"') : page.index('id="training"')]
+    legend = 1  # "Labels shared with the query are marked"
+    assert inside.count("<mark>") == shared + legend
+    assert inside.count('<li class="relevant">') == sum(p.shared > 0 for p in pictures)
+    assert inside.count('<li class="missed">') == sum(p.shared == 0 for p in pictures)
+
+
+def test_the_gallery_states_the_chance_of_each_query(built: Workspace, page: str) -> None:
+    evidence = read(built, PARAMS, DATASET)
+    row = evidence.queries[0]
+    shared = evidence.labels[evidence.database].astype(int) @ evidence.labels[row]
+    chance = f"{100 * (shared > 0).mean():.1f}\N{NARROW NO-BREAK SPACE}%"
+    assert f"At random, {chance} of pictures are relevant" in page
+
+
+def test_labels_are_text_not_markup(page: str) -> None:
+    assert "<b>tree" not in page
+    assert "&lt;b&gt;tree&lt;/b&gt;" in page
+    assert "sky &amp; sea" in page
+    assert 'alt="a "' not in page
+
+
+def test_one_method_at_one_code_length_has_a_report(tmp_path: Path) -> None:
+    alone = settings(("isdh",), (8,), (0,))
+    workspace = write_workspace(tmp_path, alone, Sizes(query=3, database=2, train=4))
+    page = report.build(workspace, alone, DATASET).read_text(encoding="utf-8")
+    assert Elements(page).open == []
+    assert "<strong>isdh</strong>" in page
+    assert '<td class="best">' not in page
+    assert "±" not in page
+
+
+def test_a_method_without_epochs_has_no_loss_curve(workspace: Workspace, page: str) -> None:
+    assert 'id="loss-isdh"' in page
+    assert 'id="loss-dhn"' in page
+    for seed in PARAMS.seeds:
+        path = workspace.model(Cell(DATASET, "dhn", 20, seed)) / "history.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": []}))
+    page = report.build(workspace, PARAMS, DATASET).read_text(encoding="utf-8")
+    assert 'id="loss-isdh"' in page
+    assert 'id="loss-dhn"' not in page
+
+
+def test_the_leading_metrics_are_the_customary_ones_or_those_nearest_to_them() -> None:
+    kinds = ("map", "wap", "acg", "ndcg", "precision", "recall")
+    default = [f"{kind}_at_{k}" for kind in kinds for k in (100, 1000, 5000, "all")]
+    assert vocabulary.principal([*default, "precision_within_r2"]) == [
+        "map_at_5000",
+        "map_at_all",
+        "wap_at_5000",
+        "acg_at_100",
+        "ndcg_at_100",
+        "precision_within_r2",
+    ]
+    assert vocabulary.principal([f"{kind}_at_all" for kind in kinds]) == [
+        "map_at_all",
+        "wap_at_all",
+        "acg_at_all",
+        "ndcg_at_all",
+    ]

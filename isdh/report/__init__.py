@@ -51,9 +51,9 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
     statistics = evidence.statistics
     return {
         "evidence": evidence,
+        "gallery": gallery(workspace, evidence),  # first: it reads files, and may refuse one
         "statistics": statistics,
         "bits": max(evidence.bits),
-        "also_trained": int(evidence.manifest["also_database"].sum()),
         "results": [(each, plots.by_code_length(each, evidence.bits)) for each in results],
         "headline": _headline(evidence, results),
         "metrics": metrics,
@@ -62,7 +62,6 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
         "losses": plots.losses(evidence),
         "similarity": plots.soft_similarity(statistics["similarity"]),
         "labels": _frequencies(statistics["labels"]),
-        "gallery": gallery(workspace, evidence),
         "settings": _settings(evidence),
         "training": next(iter(evidence.histories.values()))["training"],
         "kinds": vocabulary.KINDS,

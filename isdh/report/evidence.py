@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isdh import artifacts, metrics
+from isdh import artifacts, manifest, metrics
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError, unknown
+from isdh.report import vocabulary
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from isdh.params import Params
 
 
@@ -29,7 +28,10 @@ class Evidence:
         dataset: its name.
         raw: the folder below which the pictures lie.
         methods, bits, seeds: the axes of the matrix, in the order of params.yaml.
-        manifest: one row per picture.
+        images, paths: ids and paths below `raw`, one per row of the manifest.
+        queries: rows that are searched with.
+        database: rows that are searched.
+        also_trained: how many of those are training rows.
         label_names: one per column of labels.
         labels: bool (N, C).
         statistics: instance similarity and counts, as `preprocess` wrote them.
@@ -45,7 +47,11 @@ class Evidence:
     methods: tuple[str, ...]
     bits: tuple[int, ...]
     seeds: tuple[int, ...]
-    manifest: pd.DataFrame
+    images: tuple[str, ...]
+    paths: tuple[str, ...]
+    queries: NDArray[np.int64]
+    database: NDArray[np.int64]
+    also_trained: int
     label_names: tuple[str, ...]
     labels: NDArray[np.bool_]
     statistics: Mapping[str, Any]
@@ -58,16 +64,6 @@ class Evidence:
     def cells(self) -> list[Cell]:
         """Today's matrix, in the order of params.yaml."""
         return list(self.scores)
-
-    @property
-    def queries(self) -> NDArray[np.intp]:
-        """Rows that are searched with."""
-        return np.flatnonzero(self.manifest["split"] == "query")
-
-    @property
-    def database(self) -> NDArray[np.intp]:
-        """Rows that are searched."""
-        return _database(self.manifest)
 
     def runs(self, method: str, bits: int) -> list[Cell]:
         """One method at one code length: a cell per seed."""
@@ -83,35 +79,43 @@ def read(workspace: Workspace, params: Params, dataset: str) -> Evidence:
     if dataset not in params.datasets:
         raise unknown("dataset", dataset, params.datasets)
     cells = params.cells(dataset)
-    manifest = _manifest(workspace.manifest(dataset))
-    statistics = artifacts.read_json(workspace.data(dataset) / "statistics.json")
-    path = workspace.data(dataset) / "labels.npy"
-    labels = artifacts.read_array(path, dtype=np.bool_, rows=len(manifest))
+    frame = manifest.read(workspace.manifest(dataset))
+    folder = workspace.data(dataset)
+    labels = artifacts.read_array(folder / "labels.npy", dtype=np.bool_, rows=len(frame))
+    statistics = artifacts.read_json(folder / "statistics.json")
+    scores = {cell: artifacts.read_json(workspace.scores(cell)) for cell in cells}
+    arrays = {cell: _arrays(workspace.scores(cell).with_suffix(".npz")) for cell in cells}
+    histories = {
+        cell: artifacts.read_json(workspace.model(cell) / "history.json") for cell in cells
+    }
+    queries, database = manifest.query_rows(frame), manifest.database_rows(frame)
     return Evidence(
         dataset=dataset,
         raw=workspace.root / params.datasets[dataset],
         methods=params.methods,
         bits=params.bits,
         seeds=params.seeds,
-        manifest=manifest,
-        label_names=tuple(statistics["labels"]),
+        images=tuple(frame["image"]),
+        paths=tuple(frame["path"]),
+        queries=queries,
+        database=database,
+        also_trained=int(frame["also_database"].sum()),
+        label_names=tuple(manifest.labels_of(frame)),
         labels=labels,
         statistics=statistics,
-        scores={cell: artifacts.read_json(workspace.scores(cell)) for cell in cells},
-        arrays={cell: _arrays(workspace.scores(cell).with_suffix(".npz")) for cell in cells},
-        histories={
-            cell: artifacts.read_json(workspace.model(cell) / "history.json") for cell in cells
-        },
-        chance=_chance(manifest, labels, params.evaluate.cutoffs),
+        scores=scores,
+        arrays=arrays,
+        histories=histories,
+        chance=_chance(labels[queries], labels[database], vocabulary.cutoffs(scores[cells[0]])),
     )
 
 
 def _chance(
-    manifest: pd.DataFrame, labels: NDArray[np.bool_], cutoffs: tuple[int | None, ...]
+    query_labels: NDArray[np.bool_],
+    database_labels: NDArray[np.bool_],
+    cutoffs: Iterable[int | None],
 ) -> dict[str, float]:
     """Scores of a random ranking: if all codes are equal, the whole database is one tie."""
-    query_labels = labels[(manifest["split"] == "query").to_numpy()]
-    database_labels = labels[_database(manifest)]
     scores = metrics.evaluate(
         np.zeros((len(query_labels), 1), np.uint8),
         query_labels,
@@ -123,22 +127,9 @@ def _chance(
     return scores.as_dict()
 
 
-def _database(manifest: pd.DataFrame) -> NDArray[np.intp]:
-    return np.flatnonzero((manifest["split"] == "database") | manifest["also_database"])
-
-
-def _manifest(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise artifacts.missing(path) from None
-
-
 def _arrays(path: Path) -> dict[str, NDArray[np.float64]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return dict(archive)
     except FileNotFoundError:
         raise artifacts.missing(path) from None

@@ -19,7 +19,7 @@ from isdh.report.evidence import Evidence
 QUERIES = 6
 NEIGHBOURS = 8
 METHODS = 2
-_SIDE = 96  # pixels
+_SIDE = 128  # pixels
 _LABELS = 8  # shown of one picture; shared ones always
 
 
@@ -105,7 +105,7 @@ def gallery(workspace: Workspace, evidence: Evidence) -> list[Query]:
             answers.append(Answer(cell, pictures))
         queries.append(
             Query(
-                str(evidence.manifest["image"].iloc[row]),
+                evidence.images[row],
                 _picture(evidence, row, row),
                 float((shared > 0).mean()),
                 float(shared.mean()),
@@ -115,7 +115,7 @@ def gallery(workspace: Workspace, evidence: Evidence) -> list[Query]:
     return queries
 
 
-def _evenly(rows: NDArray[np.intp], count: int) -> Sequence[int]:
+def _evenly(rows: NDArray[np.int64], count: int) -> Sequence[int]:
     count = min(count, len(rows))
     chosen: list[int] = rows[np.arange(count) * len(rows) // count].tolist()
     return chosen
@@ -123,12 +123,12 @@ def _evenly(rows: NDArray[np.intp], count: int) -> Sequence[int]:
 
 def _search(
     workspace: Workspace, evidence: Evidence, cell: Cell, queries: Sequence[int]
-) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Distances and rows of the nearest database pictures, both (queries, NEIGHBOURS)."""
     from isdh.index import HammingIndex
 
     folder = workspace.codes(cell)
-    codes = artifacts.read_codes(folder, bits=cell.bits, rows=len(evidence.manifest))
+    codes = artifacts.read_codes(folder, bits=cell.bits, rows=len(evidence.labels))
     database = evidence.database
     index = HammingIndex(codes[database], cell.bits)
     distances, positions = index.search(codes[queries], min(NEIGHBOURS, len(database)))
@@ -140,7 +140,7 @@ def _picture(evidence: Evidence, row: int, query: int) -> Picture:
     shared = [(evidence.label_names[i], True) for i in np.flatnonzero(labels & wanted)]
     others = [(evidence.label_names[i], False) for i in np.flatnonzero(labels & ~wanted)]
     listed = max(_LABELS - len(shared), 0)
-    source, small = _thumbnail(evidence.raw / evidence.manifest["path"].iloc[row])
+    source, small = _thumbnail(evidence.raw / evidence.paths[row])
     return Picture(source, small, (*shared, *others[:listed]), len(others[listed:]))
 
 

@@ -44,8 +44,8 @@ KINDS = {
     "ndcg": Kind(
         "NDCG",
         "best pictures first",
-        "Normalised discounted cumulative gain: 2ʳ − 1 for r shared labels, discounted by the"
-        " logarithm of the rank, over the same sum for the best possible order.",
+        "Normalised discounted cumulative gain: 2ʳ \N{MINUS SIGN} 1 for r shared labels,"
+        " discounted by the logarithm of the rank, over the same sum for the best possible order.",
     ),
     "precision": Kind(
         "Precision",
@@ -85,6 +85,16 @@ def phrase(metric: str) -> str:
     """What a metric rewards, in a few words; nothing for an unknown one."""
     kind = KINDS.get(metric.split("_")[0])
     return kind.phrase if kind else ""
+
+
+def cutoffs(metrics: Iterable[str]) -> list[int | None]:
+    """The ranks at which scores were taken, None for the whole database.
+
+    >>> cutoffs(["map_at_10", "map_at_all", "acg_at_10", "precision_within_r2"])
+    [10, None]
+    """
+    found = dict.fromkeys(match[2] for match in map(_AT.fullmatch, metrics) if match)
+    return [None if cutoff == "all" else int(cutoff) for cutoff in found]
 
 
 def principal(metrics: Iterable[str]) -> list[str]:

@@ -6,9 +6,10 @@ number of times, without a second run, point or model version.
 
 import os
 
-# before mlflow is imported: no telemetry, no news of migrations or copies, no minutes of retries
+# before mlflow is imported: no telemetry, no news on stdout or stderr, no minutes of retries
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from isdh.artifacts import Workspace
 from isdh.errors import InputError, unknown
 from isdh.tracking.publishing import since
-from isdh.tracking.server import connect, find_experiment, search
+from isdh.tracking.server import connected, find_experiment, search
 from isdh.tracking.versions import champion_version, model_name
 
 Direction = Literal["max", "min"]
@@ -67,7 +67,8 @@ def runs(workspace: Workspace, dataset: str) -> pd.DataFrame:
     Raises:
         InputError: MLflow does not answer, or no run has scores.
     """
-    return _runs(connect(workspace, create=False), dataset)
+    with connected(workspace, create=False) as client:
+        return _runs(client, dataset)
 
 
 def _runs(client: MlflowClient, dataset: str) -> pd.DataFrame:
@@ -110,23 +111,43 @@ def compare(
     Raises:
         InputError: MLflow does not answer, no run has scores, or none has this one.
     """
-    client = connect(workspace, create=False)
-    table = _runs(client, dataset)
-    names = [name for name in table.columns if name not in IDENTITY]
-    if metric not in names:
-        raise unknown("metric", metric, names)
-    values: dict[int, dict[str, list[float]]] = {}
-    for row in table.dropna(subset=[metric]).to_dict("records"):
-        values.setdefault(row["bits"], {}).setdefault(row["method"], []).append(row[metric])
+    with connected(workspace, create=False) as client:
+        table = _runs(client, dataset)
+        names = [name for name in table.columns if name not in IDENTITY]
+        if metric not in names:
+            raise unknown("metric", metric, names)
+        values: dict[int, dict[str, list[float]]] = {}
+        for row in table.dropna(subset=[metric]).to_dict("records"):
+            values.setdefault(row["bits"], {}).setdefault(row["method"], []).append(row[metric])
+        columns = {
+            bits: _column(groups, direction, _champion_method(client, dataset, bits))
+            for bits, groups in sorted(values.items())
+        }
     methods: dict[str, dict[int, Entry]] = {}
-    for bits, groups in sorted(values.items()):
-        version = champion_version(client, model_name(dataset, bits))
-        holder = version.tags.get("isdh.method") if version else None
-        means = {method: statistics.fmean(group) for method, group in groups.items()}
-        best = (max if direction == "max" else min)(means.values())
-        for method, mean in means.items():
-            group = groups[method]
-            std = statistics.stdev(group) if len(group) > 1 else None
-            entry = Entry(mean, std, len(group), mean == best, method == holder)
+    for bits, entries in columns.items():
+        for method, entry in entries.items():
             methods.setdefault(method, {})[bits] = entry
     return Comparison(dataset, metric, direction, methods)
+
+
+def _column(
+    groups: Mapping[str, list[float]], direction: Direction, champion: str | None
+) -> dict[str, Entry]:
+    """One code length: method -> its seeds' scores, as entries."""
+    means = {method: statistics.fmean(group) for method, group in groups.items()}
+    best = (max if direction == "max" else min)(means.values())
+    return {
+        method: Entry(
+            mean=means[method],
+            std=statistics.stdev(group) if len(group) > 1 else None,
+            seeds=len(group),
+            best=means[method] == best,
+            champion=method == champion,
+        )
+        for method, group in groups.items()
+    }
+
+
+def _champion_method(client: MlflowClient, dataset: str, bits: int) -> str | None:
+    version = champion_version(client, model_name(dataset, bits))
+    return version.tags.get("isdh.method") if version else None

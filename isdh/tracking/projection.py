@@ -37,7 +37,7 @@ class File:
     @property
     def tag(self) -> str:
         """The tag that holds the digest of the copy in MLflow."""
-        return f"isdh.sha256.{'/'.join(filter(None, (self.folder, self.path.name)))}"
+        return f"isdh.sha256.{self.folder}/{self.path.name}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def of_files(workspace: Workspace, cell: Cell, lock: Lock) -> Projection:
     if weights.exists() and weights.stat().st_size <= LARGEST_WEIGHTS:
         files.append(File(weights, "model", card["weights_sha256"]))
     if scores.exists():
-        files.append(File(scores, "", sha256(scores)))
+        files.append(File(scores, "scores", sha256(scores)))
     sections = {"inputs": card["inputs"], "network": card["network"]}
     return _projection(
         workspace,

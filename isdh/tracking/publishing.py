@@ -19,16 +19,23 @@ from isdh.artifacts import Cell, Workspace, verify
 from isdh.params import Params
 from isdh.tracking import projection, provenance
 from isdh.tracking.projection import Projection
-from isdh.tracking.server import connect, experiment, locked, search
+from isdh.tracking.server import connected, experiment, locked, search
 
 
 @dataclass(frozen=True)
 class Published:
     """How many cells were written, were up to date, or are not there yet."""
 
-    written: int
-    unchanged: int
-    missing: int
+    written: int = 0
+    unchanged: int = 0
+    missing: int = 0
+
+    def __add__(self, other: Published) -> Published:
+        return Published(
+            self.written + other.written,
+            self.unchanged + other.unchanged,
+            self.missing + other.missing,
+        )
 
 
 def prepare(workspace: Workspace, params: Params) -> None:
@@ -37,9 +44,9 @@ def prepare(workspace: Workspace, params: Params) -> None:
     Raises:
         InputError: MLflow does not answer.
     """
-    client = connect(workspace)
-    for dataset in params.datasets:
-        experiment(client, workspace, dataset)
+    with connected(workspace) as client:
+        for dataset in params.datasets:
+            experiment(client, workspace, dataset)
 
 
 def publish(
@@ -63,8 +70,8 @@ def publish(
         wanted = projection.of_files(workspace, cell, provenance.read_lock(workspace.root))
     else:
         wanted = projection.of_history(workspace, params, cell, history)
-    client = connect(workspace)
-    return _upsert(client, workspace, experiment(client, workspace, cell.dataset), wanted)
+    with connected(workspace) as client:
+        return _upsert(client, workspace, experiment(client, workspace, cell.dataset), wanted)
 
 
 def publish_all(workspace: Workspace, params: Params) -> Published:
@@ -73,24 +80,33 @@ def publish_all(workspace: Workspace, params: Params) -> Published:
     Raises:
         InputError: MLflow does not answer, or a file is unreadable.
     """
-    client = connect(workspace)
     lock = provenance.read_lock(workspace.root)
-    counts = {"written": 0, "unchanged": 0, "missing": 0}
-    for dataset in params.datasets:
-        number = experiment(client, workspace, dataset)
-        known = search(client, number)
-        for cell in params.cells(dataset):
-            if not (workspace.model(cell) / "history.json").exists():
-                counts["missing"] += 1
-                continue
-            wanted = projection.of_files(workspace, cell, lock)
-            same_cell = [run for run in known if run.data.tags.get("isdh.cell") == str(cell)]
-            if _is_told(wanted, same_cell):
-                counts["unchanged"] += 1
-            else:
-                _upsert(client, workspace, number, wanted)
-                counts["written"] += 1
-    return Published(**counts)
+    total = Published()
+    with connected(workspace) as client:
+        for dataset in params.datasets:
+            number = experiment(client, workspace, dataset)
+            known = search(client, number)
+            for cell in params.cells(dataset):
+                total += _publish_present(client, workspace, cell, number, known, lock)
+    return total
+
+
+def _publish_present(
+    client: MlflowClient,
+    workspace: Workspace,
+    cell: Cell,
+    number: str,
+    known: Sequence[Run],
+    lock: provenance.Lock,
+) -> Published:
+    if not (workspace.model(cell) / "history.json").exists():
+        return Published(missing=1)
+    wanted = projection.of_files(workspace, cell, lock)
+    same_cell = [run for run in known if run.data.tags.get("isdh.cell") == str(cell)]
+    if _is_told(wanted, same_cell):
+        return Published(unchanged=1)
+    _upsert(client, workspace, number, wanted)
+    return Published(written=1)
 
 
 def _is_told(wanted: Projection, runs: Sequence[Run]) -> bool:
@@ -144,7 +160,7 @@ def _write(client: MlflowClient, run: Run, wanted: Projection) -> None:
     for file in wanted.files:
         if run.data.tags.get(file.tag) != file.sha256:
             verify(file.path, file.sha256)
-            client.log_artifact(number, str(file.path), file.folder or None)
+            client.log_artifact(number, str(file.path), file.folder)
 
 
 def _log(

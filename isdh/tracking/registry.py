@@ -19,7 +19,7 @@ from isdh.tracking import champion, promotions, versions
 from isdh.tracking.champion import Standing
 from isdh.tracking.projection import data_digest
 from isdh.tracking.publishing import publish
-from isdh.tracking.server import connect, locked
+from isdh.tracking.server import connected, locked
 from isdh.tracking.versions import ALIAS, champion_version, model_name
 
 
@@ -63,9 +63,8 @@ def promote(workspace: Workspace, params: Params, *, dry_run: bool = False) -> l
         InputError: MLflow does not answer, the rule names an unknown score, or a model's files
             are missing or altered.
     """
-    client = connect(workspace, create=not dry_run)
     decisions = []
-    with locked(workspace, "promote"):
+    with connected(workspace, create=not dry_run) as client, locked(workspace, "promote"):
         for dataset in params.datasets:
             for bits in params.bits:
                 scored = {
@@ -216,8 +215,8 @@ def rollback(workspace: Workspace, dataset: str, bits: int) -> Decision:
     Raises:
         InputError: MLflow does not answer, or there is no champion, or none before it.
     """
-    client, name = connect(workspace, create=False), model_name(dataset, bits)
-    with locked(workspace, "promote"):
+    name = model_name(dataset, bits)
+    with connected(workspace, create=False) as client, locked(workspace, "promote"):
         holder = champion_version(client, name)
         if holder is None:
             raise InputError(f"model {name!r}: has no champion; run `isdh promote`")

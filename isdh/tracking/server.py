@@ -50,15 +50,16 @@ def require_answer(uri: str) -> None:
         ) from None
 
 
-def connect(workspace: Workspace, *, create: bool = True) -> MlflowClient:
-    """A client of the tracking server or database.
+@contextmanager
+def connected(workspace: Workspace, *, create: bool = True) -> Iterator[MlflowClient]:
+    """A client of the tracking server or database, whose faults are told as InputErrors.
 
     Args:
         workspace: whose MLflow.
         create: make the local database if there is none.
 
     Raises:
-        InputError: it does not answer, is of another MLflow version, or is absent.
+        InputError: it does not answer, is of another MLflow version, is absent, or fails later.
     """
     uri = address(workspace)
     if not create and _is_absent(uri):
@@ -66,9 +67,10 @@ def connect(workspace: Workspace, *, create: bool = True) -> MlflowClient:
     require_answer(uri)
     try:
         with locked(workspace, "mlflow"):  # two processes may not create one database
-            return MlflowClient(tracking_uri=uri)
+            client = MlflowClient(tracking_uri=uri)
+        yield client
     except MlflowException as error:
-        raise InputError(f"MLFLOW_TRACKING_URI={uri}: {_first_line(error)}") from None
+        raise InputError(f"MLflow at {uri}: {_first_line(error)}") from error
 
 
 def _is_absent(uri: str) -> bool:
@@ -77,6 +79,8 @@ def _is_absent(uri: str) -> bool:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, requests.RequestException):  # its text tells of pools and retries
+        return type(error).__name__
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

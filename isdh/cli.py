@@ -1,0 +1,177 @@
+"""`isdh …` for people. Each command imports what it needs, so that the help comes at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from isdh.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from isdh.artifacts import Workspace
+    from isdh.params import Params
+    from isdh.tracking import Comparison, Decision, Entry
+
+app = typer.Typer(
+    name="isdh",
+    help="Instance Similarity Deep Hashing: look at results and use models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run a command. Bad input is told without a traceback; the exit code is 2."""
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def _here() -> tuple[Workspace, Params]:
+    from isdh import params
+    from isdh.artifacts import Workspace
+
+    return Workspace(), params.load()
+
+
+@app.command()
+def compare(
+    dataset: Annotated[str | None, typer.Option(help="One of params.yaml; by default all.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="A score, e.g. map_at_all; by default the champion's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compare methods at each code length.
+
+    Mean and deviation over seeds, of the runs that MLflow holds.
+    """
+    from isdh import tracking
+
+    workspace, params = _here()
+    if dataset is not None and dataset not in params.datasets:
+        raise unknown("dataset", dataset, params.datasets)
+    rule = params.champion
+    metric = metric or rule.metric
+    direction = rule.direction if metric == rule.metric else "max"
+    found = [
+        tracking.compare(workspace, name, metric, direction=direction)
+        for name in ([dataset] if dataset else params.datasets)
+    ]
+    if as_json:
+        typer.echo(json.dumps([comparison.as_dict() for comparison in found], indent=2))
+        return
+    for comparison in found:
+        _show(comparison)
+
+
+def _show(comparison: Comparison) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{comparison.dataset}: {comparison.metric}",
+        caption="bold: best of a code length; *: champion; ±: deviation over seeds",
+    )
+    table.add_column("method")
+    for bits in comparison.bits:
+        table.add_column(f"{bits} bits", justify="right")
+    for method, entries in comparison.methods.items():
+        cells = [_cell(entries.get(bits)) for bits in comparison.bits]
+        table.add_row(method, *cells)
+    Console().print(table)
+
+
+def _cell(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    text = f"{entry.mean:.4f}"
+    text += "" if entry.std is None else f" ±{entry.std:.4f}"
+    text += " *" if entry.champion else ""
+    return f"[bold]{text}[/bold]" if entry.best else text
+
+
+@app.command()
+def publish() -> None:
+    """Write trained and scored cells to MLflow.
+
+    Only what it lacks is written; the command may be repeated at will.
+    """
+    from isdh import tracking
+
+    workspace, params = _here()
+    done = tracking.publish_all(workspace, params)
+    typer.echo(
+        f"{done.written} cells written, {done.unchanged} unchanged, {done.missing} not trained;"
+        f" {tracking.address(workspace)}"
+    )
+
+
+@app.command()
+def promote(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide only; write nothing.")] = False,
+) -> None:
+    """Register the best models as candidates.
+
+    One per code length; the alias `champion` moves by the rule in params.yaml, and each move is
+    written to promotions.jsonl.
+    """
+    from isdh import tracking
+
+    decisions = tracking.promote(*_here(), dry_run=dry_run)
+    if not decisions:
+        raise InputError("no scored cell to promote; run `dvc repro`")
+    for decision in decisions:
+        _tell(decision)
+
+
+@app.command()
+def rollback(
+    dataset: Annotated[str, typer.Argument(help="One of params.yaml.")],
+    bits: Annotated[int, typer.Argument(help="The code length.")],
+) -> None:
+    """Withdraw a champion.
+
+    The one before takes its place, and no promotion brings the withdrawn one back.
+    """
+    from isdh import tracking
+
+    _tell(tracking.rollback(_here()[0], dataset, bits))
+
+
+def _tell(decision: Decision) -> None:
+    version = f"version {decision.version}" if decision.version else "a new version"
+    if decision.moves:
+        step = f"champion moves to {version} ({decision.cell})"
+    else:
+        step = f"champion stays version {decision.champion}" if decision.champion else "no champion"
+    typer.echo(f"{decision.model}: {step}: {decision.reason}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check settings, data, versions, servers.
+
+    A line each; the exit code is 1 if one is amiss.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from isdh.artifacts import Workspace
+    from isdh.doctor import examine
+
+    findings = list(examine(Workspace()))
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        colour = {"ok": "green", "note": "yellow", "amiss": "red"}[finding.state]
+        table.add_row(f"[{colour}]{finding.state}[/]", finding.subject, finding.text)
+    Console().print(table)
+    if any(finding.state == "amiss" for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from isdh.errors import InputError
+from isdh.images import decode
+from isdh.store import Pictures, build_store, map_batches, write_rows
+
+ROWS = 150  # three batches
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    generator = np.random.default_rng(0)
+    paths, digests = [], []
+    (tmp_path / "raw").mkdir()
+    for row in range(ROWS):
+        path = tmp_path / "raw" / f"{row}.png"
+        pixels = generator.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        paths.append(path.name)
+        digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+    return Pictures(tmp_path / "raw", paths, digests, size=8)
+
+
+def test_row_i_of_the_store_is_picture_i(pictures, tmp_path):
+    build_store(pictures, tmp_path / "inputs.npy")
+    store = np.load(tmp_path / "inputs.npy", mmap_mode="r")
+    assert store.shape == (ROWS, 8, 8, 3)
+    assert store.dtype == np.uint8
+    for row in (0, 63, 64, ROWS - 1):
+        data = (pictures.root / pictures.paths[row]).read_bytes()
+        np.testing.assert_array_equal(store[row], decode(data, size=8, channels=3))
+
+
+def test_the_file_is_what_numpy_would_save(pictures, tmp_path):
+    build_store(pictures, tmp_path / "inputs.npy", threads=3)
+    stream = io.BytesIO()
+    np.save(stream, pictures.pixels(range(ROWS)))
+    assert (tmp_path / "inputs.npy").read_bytes() == stream.getvalue()
+
+
+def test_no_pictures_make_an_empty_store(tmp_path):
+    build_store(Pictures(tmp_path, [], [], size=8, channels=1), tmp_path / "inputs.npy")
+    assert np.load(tmp_path / "inputs.npy").shape == (0, 8, 8, 1)
+
+
+def test_progress_ends_with_all_rows(pictures, tmp_path):
+    seen = []
+    build_store(pictures, tmp_path / "inputs.npy", on_progress=lambda *now: seen.append(now))
+    assert seen == [(64, ROWS), (128, ROWS), (ROWS, ROWS)]
+
+
+def test_a_missing_an_altered_and_a_damaged_file_are_told_apart(pictures, tmp_path):
+    (pictures.root / "3.png").unlink()
+    (pictures.root / "70.png").write_bytes((pictures.root / "71.png").read_bytes())
+    (pictures.root / "149.png").write_bytes(b"text")
+    pictures.digests[149] = hashlib.sha256(b"text").hexdigest()
+    with pytest.raises(InputError) as error:
+        build_store(pictures, tmp_path / "inputs.npy")
+    lines = str(error.value).split("\n  ")
+    assert lines[0].startswith("3.png: No such file")
+    assert lines[1].startswith("70.png: not the file of the manifest")
+    assert lines[2].startswith("149.png: no image")
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_first_five_unreadable_files_are_named_in_row_order(pictures, tmp_path, threads):
+    for row in (2, 9, 60, 66, 100, 130, 140):
+        (pictures.root / f"{row}.png").unlink()
+    with pytest.raises(InputError) as error:
+        build_store(pictures, tmp_path / "inputs.npy", threads=threads)
+    named = [line.split(":")[0] for line in str(error.value).split("\n  ")]
+    assert named == ["2.png", "9.png", "60.png", "66.png", "100.png"]
+
+
+def test_a_failed_store_leaves_the_last_one_and_nothing_beside_it(pictures, tmp_path):
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "inputs.npy"
+    path.write_bytes(b"last")
+    (pictures.root / "149.png").unlink()
+    with pytest.raises(InputError):
+        build_store(pictures, path)
+    assert path.read_bytes() == b"last"
+    assert [file.name for file in path.parent.iterdir()] == ["inputs.npy"]
+
+
+def test_nothing_is_computed_once_a_file_is_unreadable(pictures):
+    (pictures.root / "0.png").unlink()
+    computed = []
+    with pytest.raises(InputError):
+        list(map_batches(pictures, computed.append, batch_size=10, threads=1))
+    assert computed == []
+
+
+def test_an_error_of_the_computation_reaches_the_caller(pictures):
+    with pytest.raises(ZeroDivisionError):
+        list(map_batches(pictures, lambda pixels: 1 / 0, batch_size=10, threads=2))
+
+
+@pytest.mark.parametrize(
+    "batch", [np.zeros((2, 3), np.int64), np.zeros((2, 4), np.uint8), np.zeros((1, 3), np.uint8)]
+)
+def test_batches_of_another_dtype_shape_or_number_are_refused(tmp_path, batch):
+    with pytest.raises(ValueError, match="want"):
+        write_rows(tmp_path / "rows.npy", iter([batch]), shape=(2, 3), dtype=np.uint8)
