@@ -96,14 +96,24 @@ def workers(api: str) -> list[dict[str, Any]] | None:
 
 
 def cancel_runs(api: str, *, seconds: float) -> None:
-    """Cancel the runs that the pool's workers are at; wait until they are gone, or for so long."""
+    """Cancel the runs that the pool's workers are at, and wait until they have ended.
+
+    A run whose worker died hears nothing of it; after so many seconds it is cancelled in the
+    records alone, so that it gives back the only place.
+    """
     states = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
     query = {"flow_runs": {"state": states}, "work_pools": {"name": {"any_": [POOL]}}}
-    cancelling = {"state": {"type": "CANCELLING", "message": "make down"}}
     for run in ask(f"{api}/flow_runs/filter", query):
         sys.stderr.write(f"cancelling {run['name']}\n")
-        ask(f"{api}/flow_runs/{run['id']}/set_state", cancelling)
-    within(seconds, lambda: not ask(f"{api}/flow_runs/filter", query))
+        _set_state(api, run, "CANCELLING")
+    if not within(seconds, lambda: not ask(f"{api}/flow_runs/filter", query)):
+        for run in ask(f"{api}/flow_runs/filter", query):
+            _set_state(api, run, "CANCELLED", force=True)
+
+
+def _set_state(api: str, run: dict[str, Any], state: str, *, force: bool = False) -> None:
+    content = {"state": {"type": state, "message": "make down"}, "force": force}
+    ask(f"{api}/flow_runs/{run['id']}/set_state", content)
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:

@@ -92,7 +92,8 @@ async def run(stage: Flow[..., Any], arguments: dict[str, Any]) -> None:
         return
     for logger in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(logger).addFilter(_without_traceback)
-    state: State[Any] = await stage(**arguments, return_state=True)
+    recorded: Callable[..., Awaitable[State[Any]]] = stage
+    state = await recorded(**arguments, return_state=True)
     await state.aresult(raise_on_failure=True)
 
 

@@ -100,12 +100,13 @@ async def learn(
 def start(cell: Cell, dataset: DatasetParams, data: TrainingRows) -> networks.Network:
     """The untrained network: the same for every method at equal seed and bits."""
     torch.manual_seed(cell.seed)
-    network = networks.build(
-        input_shape=data.inputs.shape[1:], bits=cell.bits, **dataset.network.model_dump()
+    weights = dataset.inputs.weights if isinstance(dataset.inputs, Images) else None
+    return networks.build(
+        input_shape=data.inputs.shape[1:],
+        bits=cell.bits,
+        weights=Path(weights) if weights else None,
+        **dataset.network.model_dump(),
     )
-    if isinstance(dataset.inputs, Images) and dataset.inputs.weights:
-        networks.load_backbone(network, Path(dataset.inputs.weights))
-    return network
 
 
 @stage.task(name="write model", retries=2, retry_delay_seconds=5)

@@ -147,10 +147,11 @@ def _count(cells: Any, tables: Any) -> None:
 @_compiled
 def _flush(tables: Any, histogram: Any) -> None:
     """Move the counts of the sub-tables to a query's histogram."""
-    for table in tables:
-        for cell in range(len(histogram)):
-            histogram[cell] += np.int64(table[cell])
-        table[:] = 0
+    table_0, table_1, table_2, table_3 = tables[0], tables[1], tables[2], tables[3]
+    for cell in range(len(histogram)):
+        half = np.int64(table_0[cell]) + np.int64(table_1[cell])
+        histogram[cell] += half + np.int64(table_2[cell]) + np.int64(table_3[cell])
+    tables[:] = 0
 
 
 @_compiled

@@ -1,37 +1,95 @@
-"""torchvision's classification networks without their classifier, by name."""
+"""torchvision's classification networks by name, their weights files, and what stays of them."""
 
 from __future__ import annotations
 
-from torch import nn
+import pickle
+from pathlib import Path
+from typing import Any
 
-from isdh.errors import unknown
+import torch
+import torchvision
+from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
+from isdh.errors import InputError, unknown
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # on a scale of 0 to 1: torchvision's convention
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def torchvision_backbone(name: str) -> tuple[nn.Module, int]:
-    """A torchvision classification model without its last linear layer.
+def untrained(name: str) -> nn.Module:
+    """A classification network of torchvision with initial values.
 
     Args:
         name: e.g. "mobilenet_v2", "resnet18", "alexnet".
 
-    Returns:
-        The module, float (N, 3, S, S) -> (N, F), and F.
-
     Raises:
-        InputError: torchvision has no classification model of that name.
+        InputError: torchvision has no classification network of that name.
     """
-    from torchvision import models
-
-    known = models.list_models(module=models)
+    known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise unknown("backbone", name, known)
-    model = models.get_model(name, weights=None)
-    *path, last = next(
-        reversed([n for n, m in model.named_modules() if isinstance(m, nn.Linear)])
-    ).split(".")
-    parent = model.get_submodule(".".join(path))
-    width = parent.get_submodule(last).in_features
-    setattr(parent, last, nn.Identity())
-    return model, int(width)
+    network: nn.Module = torchvision.models.get_model(name, weights=None)
+    return network
+
+
+def pretrained(name: str, weights: Path) -> nn.Module:
+    """A classification network of torchvision with the weights of a file, in eval mode.
+
+    Args:
+        name: as in `untrained`.
+        weights: a state_dict as torchvision publishes it.
+
+    Raises:
+        InputError: an unknown name, no such file, or weights of another network.
+    """
+    with torch.random.fork_rng(devices=[]):  # initial values are drawn and then replaced
+        network = untrained(name)
+    network.load_state_dict(_state_dict(name, weights, network), strict=True)
+    return network.eval()
+
+
+def without_classifier(network: nn.Module) -> tuple[nn.Module, int]:
+    """Replace the layer that yields the classes by nothing.
+
+    Returns:
+        The network, float (N, 3, S, S) -> (N, F), and F.
+    """
+    layers = [
+        (name, layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d))
+    ]
+    name, last = layers[-1]
+    network.set_submodule(name, nn.Identity())
+    return network, last.in_features if isinstance(last, nn.Linear) else last.in_channels
+
+
+def _state_dict(name: str, weights: Path, network: nn.Module) -> dict[str, Tensor]:
+    if not weights.is_file():
+        official = torchvision.models.get_model_weights(name).DEFAULT
+        licence = official.meta.get("license", "the BSD-3-Clause licence of torchvision")
+        raise InputError(
+            f"{weights}: no such file; download torchvision's official weights of {name} "
+            f"from {official.url} ({licence}) to that path"
+        )
+    try:
+        state: Any = torch.load(weights, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = (str(error) or "empty").splitlines()[0]
+        raise InputError(
+            f"{weights}: not a file of weights ({reason}); download it again"
+        ) from None
+    wanted = network.state_dict()
+    found = state if isinstance(state, dict) else {}
+    wrong = [
+        key
+        for key in sorted(wanted.keys() | found.keys(), key=str)
+        if getattr(wanted.get(key), "shape", None) != getattr(found.get(key), "shape", None)
+    ]
+    if wrong:
+        raise InputError(
+            f"{weights}: not the weights of {name}: {len(wrong)} of {len(wanted)} entries are "
+            f"missing, unknown or of another shape ({', '.join(map(str, wrong[:5]))}); "
+            f"download torchvision's weights of {name}"
+        )
+    return found

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from isdh.errors import InputError, unknown
+from isdh import backbones
+from isdh.errors import InputError
 from isdh.store import Pictures, Progress, map_batches, write_rows
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, on a scale of 0 to 1: torchvision's convention
-STD = (0.229, 0.224, 0.225)
 # 16: the fewest images for which torch hands 1x1 convolutions of one thread to oneDNN.
 BATCH_SIZE = {"cpu": 16, "cuda": 256}
 
@@ -47,9 +43,9 @@ class FeatureBackbone:
         Raises:
             InputError: an unknown name, no such file, or weights of another network.
         """
-        network = _classifier(name, weights)
-        network.load_state_dict(_state_dict(name, weights, network), strict=True)
-        return cls(name, _without_last_layer(network), torch.device(device))
+        network = backbones.pretrained(name, weights)
+        body, _ = backbones.without_classifier(network)
+        return cls(name, fuse(body).requires_grad_(False), torch.device(device))
 
     @property
     def batch_size(self) -> int:
@@ -87,8 +83,8 @@ def normalise(pixels: Tensor) -> Tensor:
         float32 (N, 3, S, S), channels last in memory.
     """
     n, height, width, _ = pixels.shape
-    mean = torch.tensor(MEAN, device=pixels.device).mul(255)
-    std = torch.tensor(STD, device=pixels.device).mul(255)
+    mean = torch.tensor(backbones.IMAGENET_MEAN, device=pixels.device).mul(255)
+    std = torch.tensor(backbones.IMAGENET_STD, device=pixels.device).mul(255)
     # Rows of width * 3 values and constants as long: broadcasting over 3 would not vectorise.
     rows = pixels.reshape(n, height, width * 3).float()
     rows = rows.sub_(mean.repeat(width)).mul_(std.reciprocal().repeat(width))
@@ -163,50 +159,3 @@ def _single_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _classifier(name: str, weights: Path) -> nn.Module:
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise unknown("backbone", name, known)
-    if not weights.is_file():
-        official = torchvision.models.get_model_weights(name).DEFAULT
-        licence = official.meta.get("license", "the BSD-3-Clause licence of torchvision")
-        raise InputError(
-            f"{weights}: no such file; download torchvision's official weights of {name} "
-            f"from {official.url} ({licence}) to that path"
-        )
-    with torch.random.fork_rng(devices=[]):  # initial values are drawn and then replaced
-        network: nn.Module = torchvision.models.get_model(name, weights=None)
-    return network.eval()
-
-
-def _state_dict(name: str, weights: Path, network: nn.Module) -> dict[str, Tensor]:
-    try:
-        state: Any = torch.load(weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error) or "empty").splitlines()[0]
-        raise InputError(
-            f"{weights}: not a file of weights ({reason}); download it again"
-        ) from None
-    wanted = network.state_dict()
-    found = state if isinstance(state, dict) else {}
-    wrong = [
-        key
-        for key in sorted(wanted.keys() | found.keys(), key=str)
-        if getattr(wanted.get(key), "shape", None) != getattr(found.get(key), "shape", None)
-    ]
-    if wrong:
-        raise InputError(
-            f"{weights}: not the weights of {name}: {len(wrong)} of {len(wanted)} entries are "
-            f"missing, unknown or of another shape ({', '.join(map(str, wrong[:5]))}); "
-            f"download torchvision's weights of {name}"
-        )
-    return found
-
-
-def _without_last_layer(network: nn.Module) -> nn.Module:
-    """Drop the layer that yields the classes and fold batch normalisation into convolutions."""
-    layers = [key for key, m in network.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    network.set_submodule(layers[-1], nn.Identity())
-    return fuse(network).requires_grad_(False)

@@ -59,18 +59,21 @@ def _pixels(data: bytes, size: int, mode: str) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise InputError(TOO_LARGE)
-        image.draft(None, (2 * size, 2 * size))
+        reduced = image.draft(None, (2 * size, 2 * size))
         image.load()
-        flat = _over_white(_upright(image), mode)
-    return np.asarray(flat.resize((size, size), Image.Resampling.BILINEAR))
+        # A reduced side is rounded up: the box is what the picture covers of it.
+        box = reduced[1] if reduced else None
+        small = _over_white(image, mode).resize((size, size), Image.Resampling.BILINEAR, box)
+        return np.asarray(_upright(small, image))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(pixels: Image.Image, stored: Image.Image) -> Image.Image:
+    """Turn square pixels as the EXIF orientation of the stored image asks."""
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = TURNS.get(stored.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # unreadable EXIF says nothing of the pixels: they stay as stored
-        return image
-    return image if turn is None else image.transpose(turn)
+        return pixels
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def _over_white(image: Image.Image, mode: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""A trained network <-> a folder: weights.safetensors, and model.json, which says how to read it."""
+"""A trained network <-> a folder: weights.safetensors, and how to read them, model.json."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from isdh.backbones import IMAGENET_MEAN, IMAGENET_STD, torchvision_backbone
+from isdh import backbones
 from isdh.errors import InputError
 
 
@@ -73,6 +73,7 @@ def build(
     input_shape: Sequence[int],
     bits: int,
     backbone: str | None = None,
+    weights: Path | None = None,
     hidden: int | None = None,
     dropout: float = 0.0,
     batch_norm: bool = False,
@@ -83,6 +84,7 @@ def build(
         input_shape: of a row, (S, S, C) for images or (F,) for features.
         bits: the code length.
         backbone: for images, "convnet" or the name of a torchvision classification model.
+        weights: where a torchvision backbone starts; None: from initial values.
         hidden: width of a ReLU layer before the hash layer; None: no such layer.
         dropout: on what the first linear layer reads.
         batch_norm: on the hash layer's outputs.
@@ -104,8 +106,11 @@ def build(
         body, width = ConvNet(channels), ConvNet.width
         mean, std = torch.full((channels,), 0.5), torch.full((channels,), 0.5)
     else:
-        body, width = torchvision_backbone(backbone)
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        network = (
+            backbones.pretrained(backbone, weights) if weights else backbones.untrained(backbone)
+        )
+        body, width = backbones.without_classifier(network)
+        mean, std = torch.tensor(backbones.IMAGENET_MEAN), torch.tensor(backbones.IMAGENET_STD)
     head = _head(width, bits, hidden, dropout, batch_norm)
     return Network(Standardise(mean, std, images=True), body, head)
 
@@ -147,22 +152,3 @@ class ConvNet(nn.Module):
         """Float (N, C, S, S) -> (N, 64)."""
         maps: Tensor = self.layers(images)
         return maps.amax(dim=(2, 3))
-
-
-def load_backbone(network: Network, path: Path) -> None:
-    """Start a network's backbone from pretrained weights.
-
-    Args:
-        network: built with a torchvision backbone.
-        path: a state_dict as torchvision publishes it; its classifier is passed over.
-
-    Raises:
-        InputError: no such file, or it belongs to another backbone.
-    """
-    if not path.exists():
-        raise InputError(f"{path}: no such file; save the backbone's state_dict there")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    wanted = network.backbone.state_dict()
-    if lacking := sorted(set(wanted) - set(state)):
-        raise InputError(f"{path}: lacks {', '.join(lacking[:5])}; is it another backbone's?")
-    network.backbone.load_state_dict({name: state[name] for name in wanted})

@@ -20,7 +20,7 @@ from isdh import artifacts, codes, metrics, report
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError
 from isdh.params import Params
-from isdh.report import tables, vocabulary
+from isdh.report import plots, tables, vocabulary
 from isdh.report.evidence import read
 from isdh.report.gallery import NEIGHBOURS, QUERIES, gallery
 from isdh.settings import Evaluate
@@ -431,6 +431,18 @@ def test_one_method_at_one_code_length_has_a_report(tmp_path: Path) -> None:
     assert "<strong>isdh</strong>" in page
     assert '<td class="best">' not in page
     assert "±" not in page
+    assert "Beyond the size of the database, here @10 and @20, the whole of it is meant." in page
+
+
+def test_the_order_of_code_lengths_in_the_parameters_does_not_tangle_the_lines(
+    built: Workspace,
+) -> None:
+    def line(bits: tuple[int, ...]) -> list[str]:
+        evidence = read(built, settings(PARAMS.methods, bits, PARAMS.seeds), DATASET)
+        drawing = plots.by_code_length(tables.table(evidence, "map_at_all"), bits).markup
+        return re.findall(r'<path d="([^"]*)"', drawing)
+
+    assert line((20, 8)) == line((8, 20))
 
 
 def test_a_method_without_epochs_has_no_loss_curve(workspace: Workspace, page: str) -> None:

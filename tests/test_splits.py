@@ -14,7 +14,7 @@ def test_counts_hold_and_only_labelled_rows_are_drawn(rows, seed, data):
     train = data.draw(st.integers(1, rows - 2))
     query = data.draw(st.integers(1, rows - train - 1))
     labelled = np.zeros(2 * rows, dtype=bool)
-    labelled[np.random.default_rng(seed).permutation(2 * rows)[:rows]] = True
+    labelled[np.random.default_rng([seed, 1]).permutation(2 * rows)[:rows]] = True
     split = draw(labelled, train=train, query=query, generator=np.random.default_rng(seed))
     assert np.count_nonzero(split == "train") == train
     assert np.count_nonzero(split == "query") == query

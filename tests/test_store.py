@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from isdh.errors import InputError
 from isdh.images import decode
-from isdh.store import Pictures, build_store, map_batches, write_rows
+from isdh.store import Pictures, UnreadableError, build_store, map_batches, write_rows
 
 ROWS = 150  # three batches
 
@@ -97,6 +99,23 @@ def test_nothing_is_computed_once_a_file_is_unreadable(pictures):
     with pytest.raises(InputError):
         list(map_batches(pictures, computed.append, batch_size=10, threads=1))
     assert computed == []
+
+
+def test_a_batch_decoded_while_another_fails_is_not_taken_for_a_result(pictures, monkeypatch):
+    failing = threading.Event()
+
+    def pixels(self: Pictures, rows: range) -> np.ndarray:
+        if rows.start:
+            failing.set()
+            raise UnreadableError(["10.png: damaged"])
+        failing.wait(5)
+        time.sleep(0.1)  # until the failure is known
+        return np.zeros((10, 8, 8, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(Pictures, "pixels", pixels)
+    results = map_batches(pictures, lambda pixels: pixels, batch_size=10, threads=2)
+    with pytest.raises(InputError, match=r"10.png: damaged"):
+        next(results)
 
 
 def test_an_error_of_the_computation_reaches_the_caller(pictures):

@@ -57,6 +57,7 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
         "results": [(each, plots.by_code_length(each, evidence.bits)) for each in results],
         "headline": _headline(evidence, results),
         "metrics": metrics,
+        "beyond": [k for k in vocabulary.cutoffs(metrics) if k and k > len(evidence.database)],
         "legend": plots.legend(evidence.methods),
         "by_radius": plots.by_radius(evidence),
         "losses": plots.losses(evidence),
@@ -90,7 +91,7 @@ def _render(context: Mapping[str, Any]) -> str:
 
 
 def _headline(evidence: Evidence, results: list[Table]) -> dict[str, Any]:
-    """The best method at the longest code length by the last graded metric, and its equals."""
+    """The best method at the longest code length by NDCG, and those level with it."""
     graded = [each for each in results if each.metric.startswith("ndcg")] or results
     column = evidence.bits.index(max(evidence.bits))
     entries = {method: row[column] for method, row in graded[0].rows.items()}

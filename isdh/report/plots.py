@@ -24,14 +24,16 @@ _WIDE_RANGE = 30  # a loss that falls by more is shown on a logarithmic scale
 
 def by_code_length(results: Table, bits: Sequence[int]) -> Panel:
     """A metric against the code length: a line per method, error bars over seeds."""
+    several_seeds = any(row[0].deviation is not None for row in results.rows.values())
 
     def draw(axes: Axes) -> None:
         _chance(axes, results.chance)
         for series, entries in enumerate(results.rows.values()):
+            rising = sorted(zip(bits, entries, strict=True), key=lambda pair: pair[0])
             axes.errorbar(
-                bits,
-                [entry.mean for entry in entries],
-                [entry.deviation or 0 for entry in entries] if entries[0].deviation else None,
+                [length for length, _ in rising],
+                [entry.mean for _, entry in rising],
+                [entry.deviation or 0 for _, entry in rising] if several_seeds else None,
                 capsize=3,
                 **_look(series),
             )

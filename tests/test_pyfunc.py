@@ -1,0 +1,248 @@
+"""A registered model, loaded as a stranger would: without this repository, pickle disallowed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mlflow.models import Model
+from PIL import Image
+
+from isdh import codes, models, networks, tracking
+from isdh.artifacts import Cell, Workspace, sha256, write_json
+from isdh.encoder import Encoder
+from isdh.errors import InputError
+from isdh.features import FeatureBackbone
+from isdh.images import decode
+from isdh.settings import Features, Images, Network
+from tests import synthetic
+
+pytestmark = [  # raised by MLflow itself: when mlflow.pyfunc is imported, when it saves an example
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
+]
+
+ROOT = Path(__file__).parents[1]
+CELL = Cell("digits", "isdh", 12, 0)
+BACKBONE = "weights/backbone.pth"
+
+STRANGER = """
+import base64, json, sys
+sys.path = [path for path in sys.path if path != sys.argv[3]]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+try:
+    import isdh
+except ImportError:
+    pass
+else:
+    sys.exit(f"the repository is still importable: {isdh.__file__}")
+import mlflow.pyfunc
+import pandas as pd
+model = mlflow.pyfunc.load_model(sys.argv[1])
+images = [base64.b64decode(text) for text in json.loads(sys.argv[2])]
+answer = model.predict(pd.DataFrame({"image": images}))
+import isdh
+json.dump({"answer": answer.to_dict("list"), "isdh": isdh.__file__}, sys.stdout)
+"""
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+PICTURES = [picture(seed) for seed in range(5)]
+
+
+def write_images_model(workspace: Workspace) -> None:
+    """An untrained network on small pictures; its codes are as good as any for comparing."""
+    inputs = Images(kind="images", size=32, channels=1)
+    settings = Network(backbone="convnet")
+    network = networks.build(input_shape=(32, 32, 1), bits=CELL.bits, **settings.model_dump())
+    write_model(workspace, network, settings, inputs, (32, 32, 1))
+
+
+def write_features_model(workspace: Workspace) -> None:
+    """An untrained hash layer behind a frozen backbone with random weights."""
+    from torchvision.models import shufflenet_v2_x0_5
+
+    weights = workspace.root / BACKBONE
+    weights.parent.mkdir(parents=True)
+    torch.save(shufflenet_v2_x0_5(weights=None).state_dict(), weights)
+    inputs = Features(kind="features", size=64, backbone="shufflenet_v2_x0_5", weights=BACKBONE)
+    pixels = np.stack([decode(data, size=64, channels=3) for data in PICTURES])
+    features = FeatureBackbone.load(inputs.backbone, weights).features(pixels).astype(np.float32)
+    network = networks.build(input_shape=(1024,), bits=CELL.bits)
+    # as in training; else the features of a random network give all pictures one code
+    network.normalise.mean.copy_(torch.from_numpy(features.mean(axis=0)))
+    network.normalise.std.fill_(float(features.std()))
+    write_model(workspace, network, Network(), inputs, (1024,), backbone_sha256=sha256(weights))
+
+
+def write_model(
+    workspace: Workspace,
+    network: networks.Network,
+    settings: Network,
+    inputs: Images | Features,
+    shape: tuple[int, ...],
+    *,
+    backbone_sha256: str | None = None,
+) -> None:
+    models.save(
+        workspace.model(CELL),
+        network,
+        bits=CELL.bits,
+        inputs=inputs,
+        settings=settings,
+        input_shape=shape,
+        labels=["one", "two"],
+        backbone_sha256=backbone_sha256,
+    )
+    write_json(workspace.model(CELL) / "history.json", synthetic.history(CELL))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    torch.manual_seed(0)
+    return Workspace(tmp_path / "workspace")
+
+
+def pack(workspace: Workspace, folder: Path) -> Path:
+    from isdh.tracking.package import package
+
+    package(workspace, CELL, folder, Model())
+    return folder
+
+
+def ask_stranger(uri: str, elsewhere: Path, **environment: str) -> dict[str, Any]:
+    """Load a model in a process that cannot import this repository, and encode the pictures."""
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    images = json.dumps([base64.b64encode(data).decode() for data in PICTURES])
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, uri, images, str(ROOT)],
+        cwd=elsewhere,
+        env={**inherited, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def expected(workspace: Workspace, backbone: Path | None = None) -> dict[str, list[str]]:
+    packed = Encoder.load(workspace.model(CELL), backbone).encode(PICTURES)
+    bits = ["".join(map(str, row)) for row in codes.unpack(packed, CELL.bits)]
+    assert len(set(bits)) > 1  # a model of one code for all would prove nothing
+    return {"code": [code.tobytes().hex() for code in packed], "bits": bits}
+
+
+def test_the_champion_gives_a_stranger_the_encoders_codes(workspace, tmp_path):
+    workspace.root.mkdir()
+    settings = synthetic.write_params(workspace.root, methods=["isdh"], bits=[12], seeds=[0])
+    write_images_model(workspace)
+    synthetic.write_scores(workspace, CELL)
+    tracking.promote(workspace, settings)
+    found = ask_stranger(
+        "models:/isdh-digits-12bit@champion",
+        tmp_path,
+        MLFLOW_TRACKING_URI=tracking.address(workspace),
+    )
+    assert found["answer"] == expected(workspace)
+    assert not Path(found["isdh"]).is_relative_to(ROOT / "isdh")
+
+
+def test_a_model_on_features_brings_its_backbone_along(workspace, tmp_path):
+    write_features_model(workspace)
+    folder = pack(workspace, tmp_path / "model")
+    wanted = expected(workspace, workspace.root / BACKBONE)
+    (workspace.root / BACKBONE).unlink()
+    found = ask_stranger(str(folder), tmp_path)
+    assert found["answer"] == wanted
+    assert Path(found["isdh"]).is_relative_to(folder)
+
+
+def test_a_packaged_model_holds_source_and_weights_and_no_pickle(workspace, tmp_path):
+    write_images_model(workspace)
+    folder = pack(workspace, tmp_path / "model")
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "code/isdh/encoder.py",
+        f"artifacts/{CELL.name}/weights.safetensors",
+        f"artifacts/{CELL.name}/model.json",
+    } <= files
+    assert not [name for name in files if name.endswith((".pkl", ".pyc"))]
+
+
+def test_requirements_name_public_versions_of_what_is_installed(workspace, tmp_path):
+    write_images_model(workspace)
+    lines = (pack(workspace, tmp_path / "model") / "requirements.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[a-z]+==[0-9][0-9a-z.]*", line) for line in lines)
+    assert f"torch=={version('torch').split('+')[0]}" in lines
+    assert f"mlflow=={version('mlflow')}" in lines
+
+
+def test_the_signature_and_an_example_say_what_goes_in_and_what_comes_out(workspace, tmp_path):
+    write_images_model(workspace)
+    folder = pack(workspace, tmp_path / "model")
+    model = Model.load(folder)
+    assert model.signature.inputs.to_dict() == [
+        {"type": "binary", "name": "image", "required": True}
+    ]
+    assert [column.name for column in model.signature.outputs] == ["code", "bits"]
+    (image,) = model.load_input_example(str(folder))["image"]
+    assert Image.open(io.BytesIO(image)).size == (64, 64)
+
+
+def test_a_server_reads_images_as_base64_in_json(workspace, tmp_path):
+    import mlflow.pyfunc
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    write_images_model(workspace)
+    model = mlflow.pyfunc.load_model(str(pack(workspace, tmp_path / "model")))
+    rows = [[base64.b64encode(data).decode()] for data in PICTURES]
+    request = {"dataframe_split": {"columns": ["image"], "data": rows}}
+    answer = model.predict(infer_and_parse_data(request, model.metadata.get_input_schema()))
+    assert answer.to_dict("list") == expected(workspace)
+
+
+def test_bytes_that_are_no_image_are_refused_by_name(workspace, tmp_path):
+    import mlflow.pyfunc
+    import pandas as pd
+
+    write_images_model(workspace)
+    model = mlflow.pyfunc.load_model(str(pack(workspace, tmp_path / "model")))
+    with pytest.raises(InputError, match="no image; want one of JPEG, PNG"):
+        model.predict(pd.DataFrame({"image": [b"neither"]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.unlink(), r"backbone\.pth: no such file"),
+        (lambda path: path.write_bytes(b"other"), r"backbone\.pth: sha256"),
+    ],
+)
+def test_a_backbone_that_is_not_the_one_trained_on_is_not_packaged(
+    workspace: Workspace, tmp_path: Path, damage: Callable[[Path], object], told: str
+) -> None:
+    write_features_model(workspace)
+    damage(workspace.root / BACKBONE)
+    with pytest.raises(InputError, match=told):
+        pack(workspace, tmp_path / "model")

@@ -1,0 +1,791 @@
+"""Files -> MLflow, in real databases: one run per cell and fingerprint, whoever publishes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from isdh import params, tracking
+from isdh.artifacts import Cell, Workspace, read_json, write_json
+from isdh.errors import InputError
+from isdh.params import Champion, Params
+from isdh.tracking import champion, projection, promotions, provenance, server
+from tests import synthetic
+
+ROOT = Path(__file__).parents[1]
+# raised by MLflow itself when mlflow.pyfunc is imported
+pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+
+CELL = Cell("digits", "isdh", 12, 0)
+RIVAL = Cell("digits", "dhn", 12, 0)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without experiments; making one takes seconds, so that tests copy it."""
+    root = tmp_path_factory.mktemp("database")
+    with server.connected(Workspace(root)):
+        return root / "mlflow.db"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    synthetic.write_workspace(tmp_path)
+    return Workspace(tmp_path)
+
+
+@pytest.fixture
+def settings(workspace: Workspace) -> Params:
+    return params.load(workspace.root / "params.yaml")
+
+
+@pytest.fixture
+def small(workspace: Workspace) -> Params:
+    """One code length, one seed."""
+    return synthetic.write_params(workspace.root, bits=[12], seeds=[0])
+
+
+def client(workspace: Workspace) -> MlflowClient:
+    return MlflowClient(tracking_uri=server.address(workspace))
+
+
+def runs(workspace: Workspace) -> list[Any]:
+    mlflow = client(workspace)
+    number = server.find_experiment(mlflow, "digits")
+    return server.search(mlflow, str(number))
+
+
+def history(workspace: Workspace, run_id: str, name: str) -> list[tuple[int, float, int]]:
+    points = client(workspace).get_metric_history(run_id, name)
+    return sorted((point.step, point.value, point.timestamp) for point in points)
+
+
+def dump(workspace: Workspace) -> list[str]:
+    """Everything that the database holds."""
+    connection = sqlite3.connect(workspace.root / "mlflow.db")
+    try:
+        return list(connection.iterdump())
+    finally:
+        connection.close()
+
+
+def shown(workspace: Workspace, run_id: str) -> dict[str, Any]:
+    """What MLflow shows of a run, but for ids and times of writing."""
+    run = client(workspace).get_run(run_id)
+    return {
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "times": (run.info.start_time, run.info.end_time),
+        "params": run.data.params,
+        "points": {name: history(workspace, run_id, name) for name in run.data.metrics},
+        "tags": {k: v for k, v in run.data.tags.items() if k != "isdh.current_since"},
+        "inputs": [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs],
+        "files": sorted(
+            str(path.relative_to(workspace.root / "mlartifacts" / "digits" / run_id))
+            for path in (workspace.root / "mlartifacts" / "digits" / run_id).rglob("*")
+            if path.is_file()
+        ),
+    }
+
+
+# ---------------------------------------------------------------- one run per cell
+
+
+def test_a_scored_cell_becomes_a_finished_run_with_all_that_its_files_say(workspace, settings):
+    run_id = tracking.publish(workspace, settings, CELL)
+    found = shown(workspace, run_id)
+    assert found["name"] == "isdh 12 bits seed 0"
+    assert found["status"] == "FINISHED"
+    assert found["times"] == (synthetic.STARTED + 100, synthetic.STARTED + 3000)
+    assert found["params"] == {
+        "method": "isdh",
+        "bits": "12",
+        "seed": "0",
+        "method.alpha": "0.1",
+        "training.rows": "20",
+        "training.epochs": "3",
+        "training.learning_rate": "0.001",
+        "training.schedule": "cosine",
+        "inputs.kind": "images",
+        "inputs.size": "32",
+        "inputs.channels": "1",
+        "inputs.weights": "null",
+        "network.backbone": "convnet",
+        "network.hidden": "null",
+        "network.dropout": "0.0",
+        "network.batch_norm": "false",
+    }
+    times = [synthetic.STARTED + 1000 * epoch for epoch in (1, 2, 3)]
+    assert found["points"]["loss"] == [(1, 1.0, times[0]), (2, 0.5, times[1]), (3, 1 / 3, times[2])]
+    scores = read_json(workspace.scores(CELL))
+    assert {name: found["points"][name] for name in scores} == {
+        name: [(0, value, times[2])] for name, value in scores.items()
+    }
+    tags = {"isdh.cell": "digits/isdh-12-0", "dataset": "digits", "version.torch": "2.9.0"}
+    assert tags.items() <= found["tags"].items()
+    digest = projection.data_digest(workspace, "digits")
+    assert found["inputs"] == [("digits", digest)]
+    assert found["files"] == [
+        "artifacts/model/history.json",
+        "artifacts/model/model.json",
+        "artifacts/model/weights.safetensors",
+        "artifacts/scores/isdh-12-0.json",
+    ]
+
+
+def test_publishing_again_writes_nothing(workspace, settings):
+    assert tracking.publish_all(workspace, settings) == tracking.Published(written=8)
+    before = dump(workspace)
+    first = tracking.publish(workspace, settings, CELL)
+    assert tracking.publish_all(workspace, settings) == tracking.Published(unchanged=8)
+    assert tracking.publish(workspace, settings, CELL) == first
+    assert dump(workspace) == before
+    assert len(runs(workspace)) == 8
+
+
+def test_cells_that_are_not_trained_are_counted_and_passed_over(workspace, settings):
+    shutil.rmtree(workspace.model(CELL))
+    done = tracking.publish_all(workspace, settings)
+    assert done == tracking.Published(written=7, missing=1)
+
+
+def test_a_cell_without_its_model_is_refused_by_name(workspace, settings):
+    shutil.rmtree(workspace.model(CELL))
+    with pytest.raises(InputError, match=r"isdh-12-0/history\.json: no such file"):
+        tracking.publish(workspace, settings, CELL)
+
+
+def test_a_trained_cell_is_running_until_it_is_scored(workspace, settings):
+    scores = read_json(workspace.scores(CELL))
+    workspace.scores(CELL).unlink()
+    trained = tracking.publish(workspace, settings, CELL)
+    assert shown(workspace, trained)["status"] == "RUNNING"
+    write_json(workspace.scores(CELL), scores)
+    assert tracking.publish(workspace, settings, CELL) == trained
+    assert shown(workspace, trained)["status"] == "FINISHED"
+
+
+def test_live_curves_and_files_make_the_same_run_as_files_alone(workspace, settings):
+    ids = set()
+    for epochs in (1, 1, 2, 3):
+        so_far = synthetic.history(CELL, epochs=epochs)
+        del so_far["seconds"]  # known at the end
+        ids.add(tracking.publish(workspace, settings, CELL, so_far))
+    (live,) = ids
+    assert shown(workspace, live)["status"] == "RUNNING"
+    assert len(history(workspace, live, "loss")) == 3
+    assert tracking.publish(workspace, settings, CELL) == live
+    found = shown(workspace, live)
+    client(workspace).delete_run(live)
+    again = tracking.publish(workspace, settings, CELL)
+    assert again != live
+    assert shown(workspace, again) == found
+
+
+def test_a_changed_fingerprint_makes_a_new_run_and_leaves_the_old(workspace, settings):
+    old = tracking.publish(workspace, settings, CELL)
+    before = shown(workspace, old)
+    synthetic.write_model(workspace, CELL, fingerprint="e" * 64, weights="other")
+    new = tracking.publish(workspace, settings, CELL)
+    assert new != old
+    assert shown(workspace, old) == before
+    assert len(runs(workspace)) == 2
+
+
+def test_a_restored_training_becomes_the_cells_current_one_again(workspace, small):
+    first = tracking.publish(workspace, small, CELL)
+    synthetic.write_model(workspace, CELL, fingerprint="e" * 64)
+    second = tracking.publish(workspace, small, CELL)
+    assert tracking.runs(workspace, "digits")["run_id"].tolist() == [second]
+    synthetic.write_model(workspace, CELL)
+    assert tracking.publish(workspace, small, CELL) == first
+    assert tracking.runs(workspace, "digits")["run_id"].tolist() == [first]
+    before = dump(workspace)
+    tracking.publish_all(workspace, small)
+    assert shown(workspace, first)["status"] == "FINISHED"
+    assert [line for line in dump(workspace) if second in line or first in line] == [
+        line for line in before if second in line or first in line
+    ]
+
+
+@pytest.mark.parametrize("corrected", [0.1, 0.9])
+def test_a_corrected_score_is_the_latest_be_it_lower_or_higher(workspace, settings, corrected):
+    tracking.publish(workspace, settings, CELL)
+    synthetic.write_scores(workspace, CELL, ndcg_at_100=corrected)
+    run_id = tracking.publish(workspace, settings, CELL)
+    run = client(workspace).get_run(run_id)
+    assert run.data.metrics["ndcg_at_100"] == corrected
+    assert len(history(workspace, run_id, "ndcg_at_100")) == 2
+    assert len(history(workspace, run_id, "map_at_all")) == 1
+
+
+def test_a_score_that_is_no_longer_made_is_no_longer_compared(workspace, small):
+    tracking.publish_all(workspace, small)
+    for cell in small.cells("digits"):
+        write_json(workspace.scores(cell), {"map_at_all": 0.5})
+    tracking.publish_all(workspace, small)
+    with pytest.raises(InputError, match="unknown metric 'ndcg_at_100'"):
+        tracking.compare(workspace, "digits", "ndcg_at_100")
+
+
+def test_an_epoch_run_again_after_a_crash_adds_only_the_points_that_differ(workspace, settings):
+    live = synthetic.history(CELL, epochs=3)
+    run_id = tracking.publish(workspace, settings, CELL, live)
+    resumed = synthetic.history(CELL, epochs=3)
+    resumed["epochs"][2] |= {"timestamp": synthetic.STARTED + 9000, "seconds": 1.1}
+    write_json(workspace.model(CELL) / "history.json", resumed)
+    assert tracking.publish(workspace, settings, CELL) == run_id
+    assert len(history(workspace, run_id, "loss")) == 3
+    assert len(history(workspace, run_id, "seconds")) == 4
+
+
+@pytest.mark.parametrize(
+    "step", ["create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated"]
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_what_a_killed_publish_left_undone_the_next_one_does(
+    workspace, small, monkeypatch, step, after
+):
+    undisturbed = shown(workspace, tracking.publish(workspace, small, CELL))
+    client(workspace).delete_run(runs(workspace)[0].info.run_id)
+    whole = getattr(MlflowClient, step)
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        if after:
+            whole(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.publish(workspace, small, CELL)
+    assert tracking.publish_all(workspace, small).written == 2
+    (run,) = [run for run in runs(workspace) if run.data.tags["isdh.cell"] == str(CELL)]
+    assert shown(workspace, run.info.run_id) == undisturbed
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from isdh import params, tracking
+from isdh.artifacts import Workspace
+root, shift = Path(sys.argv[1]), int(sys.argv[2])
+workspace, settings = Workspace(root), params.load(root / "params.yaml")
+cells = settings.cells("digits")
+for cell in cells[shift:] + cells[:shift]:
+    tracking.publish(workspace, settings, cell)
+tracking.publish_all(workspace, settings)
+"""
+
+
+def test_four_processes_at_once_make_one_database_and_one_run_per_cell(workspace):
+    settings = synthetic.write_params(workspace.root, bits=[12])
+    (workspace.root / "mlflow.db").unlink()
+    shifts = [0, 0, 1, 2]  # two of them write the same cell at the same time
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(workspace.root), str(shift)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for shift in shifts
+    ]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
+    found = runs(workspace)
+    assert sorted(run.data.tags["isdh.cell"] for run in found) == sorted(
+        map(str, settings.cells("digits"))
+    )
+    names = [experiment.name for experiment in client(workspace).search_experiments()]
+    assert sorted(names) == ["Default", "isdh/digits"]
+    for run in found:
+        assert len(history(workspace, run.info.run_id, "loss")) == 3
+    assert tracking.publish_all(workspace, settings) == tracking.Published(unchanged=4)
+
+
+def test_a_second_run_made_by_another_machine_is_removed(workspace, small):
+    first = tracking.publish(workspace, small, CELL)
+    run = client(workspace).get_run(first)
+    tags = {name: run.data.tags[name] for name in ("isdh.cell", "isdh.fingerprint")}
+    client(workspace).create_run(run.info.experiment_id, tags=tags)
+    tracking.publish_all(workspace, small)
+    assert len(runs(workspace)) == 2
+
+
+def test_the_dataset_stays_the_one_the_cell_was_trained_on(workspace, settings):
+    run_id = tracking.publish(workspace, settings, CELL)
+    inputs = shown(workspace, run_id)["inputs"]
+    synthetic.write_data(workspace, version="2")
+    tracking.publish(workspace, settings, CELL)
+    assert shown(workspace, run_id)["inputs"] == inputs
+
+
+def test_large_weights_are_left_to_dvc(workspace, settings, monkeypatch):
+    monkeypatch.setattr(projection, "LARGEST_WEIGHTS", 3)
+    files = shown(workspace, tracking.publish(workspace, settings, CELL))["files"]
+    assert "artifacts/model/weights.safetensors" not in files
+    assert "artifacts/model/model.json" in files
+
+
+def test_weights_that_are_not_those_of_the_card_are_refused(workspace, settings):
+    (workspace.model(CELL) / "weights.safetensors").write_text("flipped")
+    with pytest.raises(InputError, match=r"weights\.safetensors: sha256"):
+        tracking.publish(workspace, settings, CELL)
+
+
+def test_a_history_without_epochs_is_published(workspace, settings):
+    fitted = synthetic.history(CELL, epochs=0)
+    write_json(workspace.model(CELL) / "history.json", fitted)
+    found = shown(workspace, tracking.publish(workspace, settings, CELL))
+    assert found["status"] == "FINISHED"
+    assert set(found["points"]) == set(read_json(workspace.scores(CELL)))
+
+
+def test_a_history_longer_than_mlflow_takes_at_once_is_whole(workspace, settings):
+    long = synthetic.history(CELL, epochs=450)  # 1800 points
+    write_json(workspace.model(CELL) / "history.json", long)
+    run_id = tracking.publish(workspace, settings, CELL)
+    assert [step for step, _, _ in history(workspace, run_id, "seconds")] == list(range(1, 451))
+
+
+# ---------------------------------------------------------------- provenance
+
+
+def write_lock(root: Path) -> None:
+    name = "digits-isdh-12-0"
+    data = {"path": "data/digits/inputs.npy", "hash": "md5", "md5": "d1"}
+    code = {"path": "isdh/methods/isdh.py", "hash": "md5", "md5": "c1"}
+    stages = {
+        f"train@{name}": {"deps": [data, code], "outs": [{"path": "models/m", "md5": "m1.dir"}]},
+        f"encode@{name}": {"outs": [{"path": "codes/c", "md5": "k1.dir"}]},
+        f"evaluate@{name}": {"outs": [{"path": "metrics/s.json", "md5": "s1"}]},
+    }
+    (root / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+
+
+@pytest.mark.parametrize(
+    ("running", "told"),
+    [
+        (None, {"data/digits/inputs.npy", "models/m", "codes/c", "metrics/s.json"}),
+        ("evaluate@digits-isdh-12-0", {"data/digits/inputs.npy", "models/m", "codes/c"}),
+        ("train@digits-isdh-12-0", set()),
+        ("report@digits", {"data/digits/inputs.npy", "models/m", "codes/c", "metrics/s.json"}),
+    ],
+)
+def test_dvcs_hashes_are_tags_save_those_that_a_running_stage_will_change(
+    workspace, settings, monkeypatch, running, told
+):
+    write_lock(workspace.root)
+    if running:
+        monkeypatch.setenv("DVC_STAGE", running)
+    tags = shown(workspace, tracking.publish(workspace, settings, CELL))["tags"]
+    assert {tag.removeprefix("dvc.") for tag in tags if tag.startswith("dvc.")} == told
+    if not running:
+        assert tags["dvc.models/m"] == "m1.dir"
+
+
+def test_hashes_that_come_with_the_lock_are_added_by_the_next_publish(workspace, settings):
+    run_id = tracking.publish(workspace, settings, CELL)
+    write_lock(workspace.root)
+    assert tracking.publish(workspace, settings, CELL) == run_id
+    assert shown(workspace, run_id)["tags"]["dvc.metrics/s.json"] == "s1"
+
+
+def test_a_lock_that_is_being_written_is_passed_over(workspace):
+    (workspace.root / "dvc.lock").write_text("stages: {train@digits: {deps: [")
+    assert provenance.read_lock(workspace.root) == {}
+
+
+def test_commit_and_dirtiness_are_told_and_the_lock_does_not_count(tmp_path):
+    assert provenance.git_tags(tmp_path) == {}
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *who, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("1")
+    (tmp_path / "dvc.lock").write_text("1")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    clean = {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "git.dirty": "false"}
+    (tmp_path / "dvc.lock").write_text("2")
+    assert provenance.git_tags(tmp_path) == clean
+    (tmp_path / "code.py").write_text("2")
+    assert provenance.git_tags(tmp_path) == {**clean, "git.dirty": "true"}
+
+
+# ---------------------------------------------------------------- MLflow that does not answer
+
+
+def test_an_absent_server_is_told_within_seconds(workspace, settings, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI=http://127\.0\.0\.1:9: .* unset"):
+        tracking.publish(workspace, settings, CELL)
+    assert time.monotonic() - start < 10
+
+
+def test_a_file_that_is_no_database_is_told_at_once(workspace, settings):
+    (workspace.root / "mlflow.db").write_text("no database" * 100)
+    with pytest.raises(InputError, match="file is not a database"):
+        tracking.publish_all(workspace, settings)
+
+
+def test_a_deleted_experiment_is_told_with_the_way_back(workspace, settings):
+    tracking.prepare(workspace, settings)
+    number = server.find_experiment(client(workspace), "digits")
+    client(workspace).delete_experiment(number)
+    with pytest.raises(InputError, match=f"mlflow experiments restore --experiment-id {number}"):
+        tracking.publish(workspace, settings, CELL)
+
+
+def test_an_experiment_keeps_artifacts_with_the_workspace_and_leaves_them_to_a_far_server(
+    workspace, monkeypatch
+):
+    class Recorder:
+        def get_experiment_by_name(self, name: str) -> None:
+            return None
+
+        def create_experiment(self, name: str, location: str | None) -> str:
+            return str(location)
+
+    recorder: Any = Recorder()
+    here = (workspace.root / "mlartifacts" / "digits").as_uri()
+    assert server.experiment(recorder, workspace, "digits") == here
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert server.experiment(recorder, workspace, "digits") == here
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
+    assert server.experiment(recorder, workspace, "digits") == "None"
+
+
+# ---------------------------------------------------------------- runs and comparison
+
+
+def test_runs_are_the_scored_cells_with_their_scores(workspace, settings):
+    workspace.scores(CELL).unlink()
+    tracking.publish_all(workspace, settings)
+    table = tracking.runs(workspace, "digits")
+    cells = [Cell(*row) for row in table[["dataset", "method", "bits", "seed"]].itertuples(False)]
+    assert cells == sorted(set(settings.cells("digits")) - {CELL})
+    for cell, score in zip(cells, table["ndcg_at_100"], strict=True):
+        assert score == read_json(workspace.scores(cell))["ndcg_at_100"]
+
+
+def test_comparison_holds_mean_and_deviation_over_seeds_best_and_champion(workspace, settings):
+    for seed, score in ((0, 0.5), (1, 0.7)):
+        synthetic.write_scores(workspace, Cell("digits", "dhn", 12, seed), ndcg_at_100=score)
+        synthetic.write_scores(workspace, Cell("digits", "isdh", 12, seed), ndcg_at_100=0.4)
+    workspace.scores(Cell("digits", "dhn", 24, 1)).unlink()
+    tracking.publish_all(workspace, settings)
+    found = tracking.compare(workspace, "digits", "ndcg_at_100")
+    assert found.bits == [12, 24]
+    twelve = found.methods["dhn"][12]
+    assert (twelve.mean, twelve.seeds, twelve.best, twelve.champion) == (0.6, 2, True, False)
+    assert twelve.std == pytest.approx(0.1 * 2**0.5)
+    assert not found.methods["isdh"][12].best
+    assert found.methods["dhn"][24].seeds == 1
+    assert found.methods["dhn"][24].std is None
+    lowest = tracking.compare(workspace, "digits", "ndcg_at_100", direction="min")
+    assert lowest.methods["isdh"][12].best
+
+
+def test_an_unknown_metric_names_the_nearest(workspace, small):
+    tracking.publish_all(workspace, small)
+    with pytest.raises(InputError, match="did you mean 'map_at_all'") as told:
+        tracking.compare(workspace, "digits", "map_at_al")
+    assert "loss" not in str(told.value)  # curves are no scores
+
+
+def test_without_runs_the_remedy_is_told_and_no_database_is_made(workspace):
+    with pytest.raises(InputError, match=r"no scored run of dataset 'digits'.*`isdh publish`"):
+        tracking.runs(workspace, "digits")
+    (workspace.root / "mlflow.db").unlink()
+    with pytest.raises(InputError, match=r"no such database.*`isdh publish`"):
+        tracking.runs(workspace, "digits")
+    assert not (workspace.root / "mlflow.db").exists()
+
+
+# ---------------------------------------------------------------- the rule of the champion
+
+
+def scored(**methods: list[float]) -> dict[Cell, dict[str, float]]:
+    return {
+        Cell("digits", method, 12, seed): {"ndcg_at_100": value}
+        for method, values in methods.items()
+        for seed, value in enumerate(values)
+    }
+
+
+@pytest.mark.parametrize(
+    ("scores", "rule", "order"),
+    [
+        (scored(isdh=[0.5], dhn=[0.6]), {}, ["dhn", "isdh"]),
+        (scored(isdh=[0.5], dhn=[0.6]), {"direction": "min"}, ["isdh", "dhn"]),
+        (scored(isdh=[0.5], dhn=[0.5]), {}, ["isdh", "dhn"]),  # equal: the order of params.yaml
+        (scored(isdh=[0.9, 0.1], dhn=[0.6, 0.6]), {}, ["dhn", "isdh"]),  # the mean, not the best
+        (scored(isdh=[0.5, 0.5], dhn=[0.6]), {"min_seeds": 2}, ["isdh"]),
+        (scored(isdh=[0.5]), {"min_seeds": 2}, []),
+    ],
+)
+def test_methods_are_ranked_by_their_mean_over_enough_seeds(scores, rule, order):
+    ranked = champion.ranked(champion.standings(scores), Champion(**rule))
+    assert [standing.cell.method for standing in ranked] == order
+
+
+def test_a_method_stands_for_itself_with_its_lowest_seed_not_its_best():
+    (standing,) = champion.standings(dict(reversed(scored(isdh=[0.1, 0.9]).items())))
+    assert standing.cell.seed == 0
+    assert standing.means == {"ndcg_at_100": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("mean", "reigning", "rule", "moves"),
+    [
+        (0.6, 0.5, {}, True),
+        (0.5, 0.5, {}, False),
+        (0.4, 0.5, {}, False),
+        (0.4, 0.5, {"direction": "min"}, True),
+        (0.6, 0.5, {"direction": "min"}, False),
+        (0.625, 0.5, {"margin": 0.125}, False),  # exactly the margin is not more than it
+        (0.75, 0.5, {"margin": 0.125}, True),
+        (0.375, 0.5, {"margin": 0.125, "direction": "min"}, False),
+        (0.25, 0.5, {"margin": 0.125, "direction": "min"}, True),
+        (0.9, None, {}, False),
+    ],
+)
+def test_a_candidate_takes_over_only_by_more_than_the_margin(mean, reigning, rule, moves):
+    assert champion.takes_over(mean, reigning, Champion(**rule))[0] is moves
+
+
+def test_a_rule_on_an_unknown_score_names_the_nearest():
+    standings = champion.standings(scored(isdh=[0.5]))
+    with pytest.raises(InputError, match=r"unknown champion\.metric 'ndcg_at_10', did you mean"):
+        champion.ranked(standings, Champion(metric="ndcg_at_10"))
+
+
+# ---------------------------------------------------------------- promotion
+
+
+@pytest.fixture
+def light_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models without content: these tests ask which is registered; test_pyfunc loads one."""
+
+    def package(workspace: Workspace, cell: Cell, folder: Path, model: Any) -> None:
+        folder.mkdir()
+        model.save(folder / "MLmodel")
+
+    monkeypatch.setattr("isdh.tracking.package.package", package)
+
+
+def holder(workspace: Workspace) -> tuple[str, str]:
+    """Version and cell of the champion of 12 bits."""
+    version = client(workspace).get_model_version_by_alias("isdh-digits-12bit", "champion")
+    return str(version.version), version.tags["isdh.cell"]
+
+
+def log(workspace: Workspace) -> list[dict[str, Any]]:
+    return promotions.moves(workspace, "isdh-digits-12bit")
+
+
+def rescore(workspace: Workspace, **methods: float) -> None:
+    for method, value in methods.items():
+        synthetic.write_scores(workspace, Cell("digits", method, 12, 0), ndcg_at_100=value)
+
+
+@pytest.mark.usefixtures("light_models")
+class TestPromotion:
+    def test_the_first_candidate_wins_and_the_move_is_logged_with_its_numbers(
+        self, workspace, small
+    ):
+        rescore(workspace, isdh=0.5, dhn=0.6)
+        (decision,) = tracking.promote(workspace, small)
+        assert (decision.moves, decision.cell, decision.version) == (True, RIVAL, "1")
+        assert holder(workspace) == ("1", str(RIVAL))
+        (move,) = log(workspace)
+        assert move["from"] is None
+        assert {"version": "1", "mean": 0.6, "seeds": 1, "metric": "ndcg_at_100"}.items() <= (
+            move.items()
+        )
+        assert move["data"] == projection.data_digest(workspace, "digits")
+        assert move["when"].startswith("20")
+        assert "@" in move["who"]
+
+    def test_scores_are_tied_to_the_registered_model(self, workspace, small):
+        tracking.promote(workspace, small)
+        version = client(workspace).get_model_version("isdh-digits-12bit", "1")
+        model = client(workspace).get_logged_model(version.source.removeprefix("models:/"))
+        scores = read_json(workspace.scores(CELL))
+        assert {metric.key: metric.value for metric in model.metrics} == scores
+        assert model.source_run_id == tracking.publish(workspace, small, CELL)
+
+    def test_the_same_champion_again_writes_neither_line_nor_row(self, workspace, small):
+        tracking.promote(workspace, small)
+        before, lines = dump(workspace), log(workspace)
+        (decision,) = tracking.promote(workspace, small)
+        assert (decision.moves, decision.version) == (False, "1")
+        assert dump(workspace) == before
+        assert log(workspace) == lines
+
+    def test_a_better_method_takes_over_and_a_worse_one_does_not(self, workspace, small):
+        rescore(workspace, isdh=0.6, dhn=0.5)
+        tracking.promote(workspace, small)
+        rescore(workspace, dhn=0.7)
+        tracking.promote(workspace, small)
+        assert holder(workspace) == ("2", str(RIVAL))
+        rescore(workspace, dhn=0.65)
+        tracking.promote(workspace, small)
+        assert [move["version"] for move in log(workspace)] == ["1", "2"]
+        assert [move["from"] for move in log(workspace)] == [None, "1"]
+
+    def test_equal_weights_are_one_version_and_other_weights_another(self, workspace, small):
+        rescore(workspace, isdh=0.6, dhn=0.5)
+        tracking.promote(workspace, small)
+        rescore(workspace, isdh=0.4)
+        tracking.promote(workspace, small)
+        rescore(workspace, isdh=0.6)
+        tracking.promote(workspace, small)
+        assert [move["version"] for move in log(workspace)] == ["1", "2", "1"]
+        synthetic.write_model(workspace, CELL, fingerprint="e" * 64, weights="retrained")
+        rescore(workspace, isdh=0.8)
+        tracking.promote(workspace, small)
+        assert holder(workspace) == ("3", str(CELL))
+
+    def test_a_margin_not_reached_registers_the_candidate_and_leaves_the_alias(self, workspace):
+        rule = {"metric": "ndcg_at_100", "margin": 0.25}
+        settings = synthetic.write_params(workspace.root, bits=[12], seeds=[0], champion=rule)
+        rescore(workspace, isdh=0.5, dhn=0.25)
+        tracking.promote(workspace, settings)
+        rescore(workspace, dhn=0.75)
+        (decision,) = tracking.promote(workspace, settings)
+        assert (decision.moves, decision.version, decision.champion) == (False, "2", "1")
+        assert holder(workspace)[0] == "1"
+
+    def test_a_champion_whose_cell_is_gone_is_measured_by_its_recorded_mean(self, workspace, small):
+        rescore(workspace, isdh=0.6, dhn=0.5)
+        tracking.promote(workspace, small)
+        shutil.rmtree(workspace.model(CELL))
+        workspace.scores(CELL).unlink()
+        synthetic.write_data(workspace, version="2")
+        (decision,) = tracking.promote(workspace, small)
+        assert not decision.moves
+        assert "0.5000, the champion's 0.6000" in decision.reason
+        assert "on other data" in decision.reason
+        rescore(workspace, dhn=0.61)
+        assert tracking.promote(workspace, small)[0].moves
+
+    def test_a_champion_with_more_seeds_than_before_is_measured_by_all_of_them(self, workspace):
+        small = synthetic.write_params(workspace.root, bits=[12], seeds=[0])
+        rescore(workspace, isdh=0.8, dhn=0.7)
+        tracking.promote(workspace, small)
+        both = synthetic.write_params(workspace.root, bits=[12])
+        for method, score in (("isdh", 0.2), ("dhn", 0.7)):
+            synthetic.write_scores(workspace, Cell("digits", method, 12, 1), ndcg_at_100=score)
+        (decision,) = tracking.promote(workspace, both)
+        assert decision.moves
+        assert "0.7000, the champion's 0.5000" in decision.reason
+
+    def test_a_dry_run_decides_alike_and_writes_nothing(self, workspace, small):
+        tracking.prepare(workspace, small)
+        before = dump(workspace)
+        (dry,) = tracking.promote(workspace, small, dry_run=True)
+        assert dump(workspace) == before
+        assert not (workspace.root / "promotions.jsonl").exists()
+        (wet,) = tracking.promote(workspace, small)
+        assert (dry.moves, dry.reason, dry.cell, dry.mean) == (
+            wet.moves,
+            wet.reason,
+            wet.cell,
+            wet.mean,
+        )
+
+    def test_too_few_seeds_make_no_candidate(self, workspace):
+        rule = {"metric": "ndcg_at_100", "min_seeds": 3}
+        settings = synthetic.write_params(workspace.root, bits=[12], champion=rule)
+        (decision,) = tracking.promote(workspace, settings)
+        assert decision.cell is None
+        assert "3 scored seeds" in decision.reason
+
+    def test_a_move_that_was_logged_but_not_made_is_made_without_another_line(
+        self, workspace, small, monkeypatch
+    ):
+        def killed(*args: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "set_registered_model_alias", killed)
+            with pytest.raises(KeyboardInterrupt):
+                tracking.promote(workspace, small)
+        assert len(log(workspace)) == 1
+        tracking.promote(workspace, small)
+        assert holder(workspace) == ("1", str(CELL))
+        assert len(log(workspace)) == 1
+
+    def test_a_registration_that_was_killed_leaves_one_version_in_the_end(
+        self, workspace, small, monkeypatch
+    ):
+        def killed(*args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "create_model_version", killed)
+            with pytest.raises(KeyboardInterrupt):
+                tracking.promote(workspace, small)
+        tracking.promote(workspace, small)
+        found = client(workspace).search_model_versions("name = 'isdh-digits-12bit'")
+        assert [str(version.version) for version in found] == ["1"]
+
+    def test_the_champions_method_is_marked_in_the_comparison(self, workspace, small):
+        rescore(workspace, isdh=0.5, dhn=0.6)
+        tracking.publish_all(workspace, small)
+        tracking.promote(workspace, small)
+        methods = tracking.compare(workspace, "digits", "ndcg_at_100").methods
+        assert [name for name in methods if methods[name][12].champion] == ["dhn"]
+
+    def test_rollback_brings_the_last_champion_back_and_promotion_leaves_it(self, workspace, small):
+        rescore(workspace, isdh=0.6, dhn=0.5)
+        tracking.promote(workspace, small)
+        rescore(workspace, dhn=0.7)
+        tracking.promote(workspace, small)
+        decision = tracking.rollback(workspace, "digits", 12)
+        assert (decision.champion, decision.version) == ("2", "1")
+        assert holder(workspace) == ("1", str(CELL))
+        assert "withdrawn" in log(workspace)[-1]["why"]
+        tracking.promote(workspace, small)
+        assert holder(workspace) == ("1", str(CELL))
+        with pytest.raises(InputError, match="no champion before version 1"):
+            tracking.rollback(workspace, "digits", 12)
+        assert holder(workspace) == ("1", str(CELL))
+        assert len(log(workspace)) == 3
+
+    def test_rollback_without_a_champion_is_refused(self, workspace):
+        with pytest.raises(InputError, match="'isdh-digits-12bit': has no champion"):
+            tracking.rollback(workspace, "digits", 12)
+
+
+def test_the_promotion_log_only_grows_and_survives_an_unfinished_line(tmp_path):
+    workspace = Workspace(tmp_path)
+    path = tmp_path / "promotions.jsonl"
+    promotions.append(workspace, {"model": "a", "version": "1"})
+    with path.open("a") as stream:
+        stream.write('{"model": "a", "vers')  # a process died here
+    before = path.read_bytes()
+    promotions.append(workspace, {"model": "a", "version": "2"})
+    promotions.append(workspace, {"model": "b", "version": "1"})
+    assert path.read_bytes().startswith(before)
+    assert [move["version"] for move in promotions.moves(workspace, "a")] == ["1", "2"]
