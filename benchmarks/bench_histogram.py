@@ -8,8 +8,8 @@ three taking turns:
 - the evaluator that most hashing code carries: per query a product of +-1 codes, an argsort, and
   the metrics of that one order (ties as the sort leaves them), on a sample of the queries.
 
-Labels are those of MIRFLICKR-25K and NUS-WIDE-21 where ISDH_SHARED_DATA names a folder with
-`deephash_splits.npz`, else drawn with as many labels per row; codes are signs of random
+Labels are those of MIRFLICKR-25K and NUS-WIDE-21 where ISDH_TEST_DATA names a folder with
+`data/deephash_splits.npz`, else drawn with as many labels per row; codes are signs of random
 projections of the labels plus noise. Writes `results/<date>-histogram.json`.
 """
 
@@ -64,7 +64,7 @@ class Case:
 
 
 def published_labels(name: str, splits: tuple[str, ...]) -> np.ndarray | None:
-    path = Path(os.environ.get("ISDH_SHARED_DATA", ".")) / "deephash_splits.npz"
+    path = Path(os.environ.get("ISDH_TEST_DATA", ".")) / "data" / "deephash_splits.npz"
     if not path.exists():
         return None
     with np.load(path) as stored:

@@ -236,9 +236,9 @@ def test_features_on_cuda_are_those_of_the_cpu_up_to_bfloat16(weights, pictures,
 
 
 def test_real_weights_on_real_photos_give_torchvisions_features():
-    if "ISDH_SHARED_DATA" not in os.environ:
-        pytest.skip("ISDH_SHARED_DATA names no folder with real weights and photos")
-    root = Path(os.environ["ISDH_SHARED_DATA"])
+    if "ISDH_TEST_DATA" not in os.environ:
+        pytest.skip("ISDH_TEST_DATA names no folder with real weights and photos")
+    root = Path(os.environ["ISDH_TEST_DATA"])
     weights = root / "weights" / "mobilenet_v2.pth"
     images = []
     with tarfile.open(root / "data" / "mirflickr25k-128.part1.tar") as archive:

@@ -82,5 +82,5 @@ def run(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=590,
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 
 from isdh.artifacts import Cell, Workspace, verify
 from isdh.params import Params
@@ -156,7 +157,7 @@ def _write(client: MlflowClient, run: Run, wanted: Projection) -> None:
     metrics = _new_points(client, run, wanted) + _new_scores(run, wanted)
     _log(client, number, metrics=metrics, params=params)
     if wanted.data and not (run.inputs and run.inputs.dataset_inputs):
-        client.log_inputs(number, [_dataset(wanted.cell.dataset, wanted.data)])
+        _log_dataset(client, number, wanted.cell.dataset, wanted.data)
     for file in wanted.files:
         if run.data.tags.get(file.tag) != file.sha256:
             verify(file.path, file.sha256)
@@ -207,11 +208,18 @@ def _new_scores(run: Run, wanted: Projection) -> list[Metric]:
     ]
 
 
-def _dataset(name: str, digest: str) -> DatasetInput:
+def _log_dataset(client: MlflowClient, number: str, name: str, digest: str) -> None:
     source = json.dumps({"uri": f"data/{name}"})
-    return DatasetInput(
-        Dataset(name, digest, "local", source), [InputTag("mlflow.data.context", "training")]
-    )
+    inputs = [
+        DatasetInput(
+            Dataset(name, digest, "local", source), [InputTag("mlflow.data.context", "training")]
+        )
+    ]
+    try:
+        client.log_inputs(number, inputs)
+    except MlflowException:
+        # the run of another cell made the dataset's row in the same moment: now it is there
+        client.log_inputs(number, inputs)
 
 
 def _conclude(

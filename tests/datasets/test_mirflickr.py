@@ -144,9 +144,9 @@ def test_an_annotation_file_that_holds_no_numbers_is_refused(root):
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real annotations and lists; the images are empty files."""
-    if "ISDH_SHARED_DATA" not in os.environ:
-        pytest.skip("ISDH_SHARED_DATA names no folder with the real annotations")
-    data = Path(os.environ["ISDH_SHARED_DATA"]) / "data"
+    if "ISDH_TEST_DATA" not in os.environ:
+        pytest.skip("ISDH_TEST_DATA names no folder with the real annotations")
+    data = Path(os.environ["ISDH_TEST_DATA"]) / "data"
     root = tmp_path_factory.mktemp("mirflickr")
     with tarfile.open(data / "mirflickr25k-128.part1.tar") as archive:
         members = [m for m in archive if m.name.startswith(ANNOTATIONS)]
