@@ -22,8 +22,8 @@ class DatasetParams(Section):
 
     source: dict[str, Any]  # {reader: a file of isdh/datasets, and that reader's options}
     inputs: Inputs
-    network: Network = Network()
-    training: Training = Training()
+    network: Network
+    training: Training
 
 
 class Champion(Section):
@@ -42,10 +42,10 @@ class Params(Section):
     methods: tuple[Name, ...] = Field(min_length=1)
     bits: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
-    generate: Scenes = Scenes()
+    generate: Scenes
     dataset: dict[Name, DatasetParams]
     method: dict[Name, dict[str, Any]]
-    evaluate: Evaluate = Evaluate()
+    evaluate: Evaluate
     champion: Champion = Champion()
 
     @model_validator(mode="after")

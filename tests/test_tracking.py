@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 
 from isdh import params, tracking
 from isdh.artifacts import Cell, Workspace, read_json, write_json
@@ -286,7 +287,8 @@ root, shift = Path(sys.argv[1]), int(sys.argv[2])
 workspace, settings = Workspace(root), params.load(root / "params.yaml")
 def meet(place):
     (root / f"{place}-{os.getpid()}").touch()
-    while len(list(root.glob(f"{place}-*"))) < 4:
+    end = time.monotonic() + 60
+    while len(list(root.glob(f"{place}-*"))) < 4 and time.monotonic() < end:
         time.sleep(0.001)
 meet("imported")
 tracking.prepare(workspace, settings)
@@ -323,6 +325,43 @@ def test_four_processes_at_once_make_one_database_and_one_run_per_cell(workspace
     for run in found:
         assert len(history(workspace, run.info.run_id, "loss")) == 3
     assert tracking.publish_all(workspace, settings) == tracking.Published(unchanged=4)
+
+
+def test_an_experiment_that_another_process_just_made_is_taken(workspace):
+    class Late:
+        """Sees no experiment until its own attempt to make one fails."""
+
+        def __init__(self) -> None:
+            self.mlflow = client(workspace)
+            self.made = False
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            return self.mlflow.get_experiment_by_name(name) if self.made else None
+
+        def create_experiment(self, name: str, location: str | None) -> str:
+            self.made = True
+            self.mlflow.create_experiment(name, location)
+            return str(self.mlflow.create_experiment(name, location))
+
+    late: Any = Late()
+    number = server.experiment(late, workspace, "digits")
+    assert number == server.find_experiment(client(workspace), "digits")
+
+
+def test_a_dataset_that_another_cell_makes_in_the_same_moment_is_shared(
+    workspace, settings, monkeypatch
+):
+    whole = MlflowClient.log_inputs
+    faults = iter([MlflowException("UNIQUE constraint failed: datasets.name")])
+
+    def second_time_lucky(*args: Any) -> None:
+        for fault in faults:
+            raise fault
+        whole(*args)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", second_time_lucky)
+    run_id = tracking.publish(workspace, settings, CELL)
+    assert len(shown(workspace, run_id)["inputs"]) == 1
 
 
 def test_a_second_run_made_by_another_machine_is_removed(workspace, small):

@@ -33,8 +33,9 @@ POTENTIAL = [name for name in LABELS if not name.endswith("_r1")]
 FETCH = (
     "fetch mirflickr25k.zip and mirflickr25k_annotations_v080.zip of MIRFLICKR-25K (Mark Huiskes "
     "and Michael Lew, LIACS Medialab, Leiden University) from https://press.liacs.nl/mirflickr/ "
-    "and unpack both there; the photos are free for research, each under the Creative Commons "
-    "licence that its Flickr author chose"
+    "and unpack the first into that raw root, where it makes mirflickr/, the second into its "
+    "folder mirflickr25k_annotations_v080/; the photos are free for research, each under the "
+    "Creative Commons licence that its Flickr author chose"
 )
 
 

@@ -21,13 +21,11 @@ class _Methods(Registry):
         """The one subclass of Method that the file defines."""
         from isdh.method import Method
 
-        return next(
-            value
-            for value in vars(module).values()
-            if inspect.isclass(value)
-            and issubclass(value, Method)
-            and value.__module__ == module.__name__
-        )
+        for value in vars(module).values():
+            is_method = inspect.isclass(value) and issubclass(value, Method)
+            if is_method and value.__module__ == module.__name__:
+                return value
+        raise TypeError(f"{module.__name__} defines no subclass of isdh.method.Method")
 
 
 METHODS = _Methods("method", __name__, Path(__file__).parent)

@@ -1,4 +1,4 @@
-"""What every method must hold: runs over all of METHODS, so that a new one is tested by what stands."""
+"""What every method must hold, over all of METHODS: a new one is tested by what stands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses pair by pair, in plain loops, written from the authors' TensorFlow code (docs/method.md, 2).
+"""Losses pair by pair, in plain loops, from the authors' TensorFlow code (docs/method.md, 2).
 
 Each takes network outputs float64 (N, bits) and labels (N, C) and returns a scalar Tensor, so that
 autograd gives the gradient of the loops themselves.
