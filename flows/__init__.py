@@ -19,11 +19,15 @@ def _root() -> Path:
 
 ROOT = _root()
 
+_LEASES = "prefect.server.concurrency.lease_storage"
+
 DEFAULTS = {
     "PREFECT_HOME": str(ROOT / ".isdh" / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; silence means that a run has crashed
+    # Kept in memory, the place that a run holds is lost when the server restarts, for ever taken.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": f"{_LEASES}.filesystem",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a line outside a run is no mistake
     "DO_NOT_TRACK": "true",  # MLflow obeys the word only, Prefect the word and the 1
     # With its job runner the MLflow server takes 20 s to stop and leaves seven processes behind.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from flows.services import api_answers, ask, prefect_api_url
@@ -80,10 +81,10 @@ def deploy() -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     if code := subprocess.run(command, env=environment, check=False).returncode:
         sys.exit(code)
-    rule = {"automations": {"name": {"any_": [CRASH_RULE["name"]]}}}
-    if found := ask(f"{api}/automations/filter", rule):
-        ask(f"{api}/automations/{found[0]['id']}", CRASH_RULE, method="PUT")
-    else:
+    # A rule that is there stays: writing it again would forget the runs that it watches.
+    if not ask(
+        f"{api}/automations/filter", {"automations": {"name": {"any_": [CRASH_RULE["name"]]}}}
+    ):
         ask(f"{api}/automations/", CRASH_RULE)
 
 
@@ -101,18 +102,33 @@ def cancel_runs(api: str, *, seconds: float) -> None:
     A run whose worker died hears nothing of it; after so many seconds it is cancelled in the
     records alone, so that it gives back the only place.
     """
+    for run in _unfinished(api):
+        sys.stderr.write(f"cancelling {run['name']}\n")
+        _set_state(api, run, "CANCELLING", "make down")
+    if not within(seconds, lambda: not _unfinished(api)):
+        for run in _unfinished(api):
+            _set_state(api, run, "CANCELLED", "make down", force=True)
+
+
+def end_records(api: str, *, before: datetime) -> None:
+    """Mark runs as crashed that the records call unfinished since before the workers started."""
+    for run in _unfinished(api):
+        if datetime.fromisoformat(run["state"]["timestamp"]) < before:
+            sys.stderr.write(f"{run['name']} did not end in its time: marked as crashed\n")
+            _set_state(api, run, "CRASHED", "its worker ended before it", force=True)
+
+
+def _unfinished(api: str) -> list[dict[str, Any]]:
     states = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
     query = {"flow_runs": {"state": states}, "work_pools": {"name": {"any_": [POOL]}}}
-    for run in ask(f"{api}/flow_runs/filter", query):
-        sys.stderr.write(f"cancelling {run['name']}\n")
-        _set_state(api, run, "CANCELLING")
-    if not within(seconds, lambda: not ask(f"{api}/flow_runs/filter", query)):
-        for run in ask(f"{api}/flow_runs/filter", query):
-            _set_state(api, run, "CANCELLED", force=True)
+    found: list[dict[str, Any]] = ask(f"{api}/flow_runs/filter", query)
+    return found
 
 
-def _set_state(api: str, run: dict[str, Any], state: str, *, force: bool = False) -> None:
-    content = {"state": {"type": state, "message": "make down"}, "force": force}
+def _set_state(
+    api: str, run: dict[str, Any], state: str, message: str, *, force: bool = False
+) -> None:
+    content = {"state": {"type": state, "message": message}, "force": force}
     ask(f"{api}/flow_runs/{run['id']}/set_state", content)
 
 

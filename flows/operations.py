@@ -60,6 +60,7 @@ def up() -> None:
         urls = _urls()
         try:
             _wait_until_healthy(_launch(urls), urls, since)
+            deployment.end_records(f"{urls['prefect']}/api", before=since)
         except BaseException:
             down()
             raise

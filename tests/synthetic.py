@@ -28,7 +28,9 @@ def write_params(root: Path, **changes: Any) -> params.Params:
                 "training": {"epochs": 3},
             }
         },
+        "generate": {"seed": 0},
         "method": {"isdh": {}, "dhn": {}},
+        "evaluate": {"cutoffs": [100, None]},
         "champion": {"metric": "ndcg_at_100"},
         **changes,
     }

@@ -172,8 +172,8 @@ def test_doctor_names_what_stops_a_run_with_exit_code_1(tmp_path, monkeypatch, c
 @pytest.mark.usefixtures("no_servers")
 def test_doctor_finds_pictures_missing_weights_and_bad_settings(tmp_path):
     inputs = {"kind": "features", "backbone": "mobilenet_v2", "weights": "weights/m.pth"}
-    dataset = {"source": {"reader": "folder", "table": "labels.csv"}, "inputs": inputs}
-    synthetic.write_params(tmp_path, dataset={"digits": dataset})
+    sections = {"source": {"reader": "folder"}, "inputs": inputs, "network": {}, "training": {}}
+    synthetic.write_params(tmp_path, dataset={"digits": sections})
     (tmp_path / "raw" / "digits").mkdir(parents=True)
     (tmp_path / "raw" / "digits" / "labels.csv").write_text("image,one\n")
     found = list(doctor.examine(Workspace(tmp_path)))
