@@ -6,8 +6,8 @@ started and the pipeline run. Where nothing is stale nothing heavy is imported.
 
 from __future__ import annotations
 
-import asyncio
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,7 +25,7 @@ def main() -> int:
     """Run the main job.
 
     Returns:
-        0 done, 2 the input must be mended.
+        0 done, 2 the input must be mended, 130 interrupted.
     """
     start = time.monotonic()
     try:
@@ -38,6 +38,9 @@ def main() -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing is lost, the same command goes on from here\n")
+        return 130
     tell(settings, time.monotonic() - start)
     return 0
 
@@ -57,13 +60,19 @@ def require_pictures(settings: Params) -> None:
 
 
 def run() -> None:
-    """Run the pipeline flow with a Prefect server, one that answers or one of our own."""
-    with services.prefect_server(WORKSPACE.root.resolve()) as url:
-        os.environ["PREFECT_API_URL"] = url  # before Prefect is imported; for the stages too
-        from flows import stage
-        from flows.pipeline import pipeline
+    """Run the pipeline flow with a Prefect server, one that answers or one of our own.
 
-        asyncio.run(stage.run(pipeline, {}))
+    It has a process of its own, which hands its last records over before the server stops.
+
+    Raises:
+        SystemExit: the pipeline failed and has said why; its exit code.
+    """
+    with services.prefect_server(WORKSPACE.root.resolve()) as url:
+        environment = {**os.environ, "PREFECT_API_URL": url}
+        command = [sys.executable, "-m", "flows.pipeline"]
+        done = subprocess.run(command, env=environment, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def tell(settings: Params, seconds: float) -> None:
@@ -73,7 +82,8 @@ def tell(settings: Params, seconds: float) -> None:
         f"done in {seconds:.0f} s",
         *(f"report   {path.resolve().as_uri()}" for path in reports),
         "table    isdh compare",
-        "servers  make up    (MLflow http://127.0.0.1:5000, Prefect http://127.0.0.1:4200)",
+        f"servers  make up    (then MLflow {services.mlflow_url()}, "
+        f"Prefect {services.prefect_api_url().removesuffix('/api')})",
     ]
     print("\n".join(lines))  # noqa: T201
 

@@ -20,7 +20,7 @@ async def evaluate(dataset: str, method: str, bits: int, seed: int) -> None:
     await write(cell, scores)
     await stage.show_table(
         [{"metric": name, "score": round(value, 4)} for name, value in scores.as_dict().items()],
-        key=f"scores-{dataset}-{cell.name}".replace("_", "-"),
+        key=f"scores-{dataset}-{cell.name}",
         description=f"Scores of {cell}, exact under ties",
     )
     await tracked.publish(settings, cell)

@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows import services
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError
-
-DVC = (sys.executable, "-m", "dvc")
 
 
 def stale() -> list[str]:
@@ -21,7 +20,8 @@ def stale() -> list[str]:
     Raises:
         InputError: DVC cannot read the graph; its own words follow.
     """
-    answer = subprocess.run([*DVC, "status", "--json"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise InputError(f"dvc status: {answer.stderr.strip()}")
     return sorted(json.loads(answer.stdout or "{}"))
@@ -46,15 +46,15 @@ async def repro(*targets: str, single: bool = False, log: Path | None = None) ->
     Args:
         *targets: addresses of stages.
         single: only these, not what they depend on (`--single-item`).
-        log: where the output goes; None: to the terminal.
+        log: where the output goes; None: that of the stages to the terminal, DVC's own nowhere.
 
     Raises:
         InputError: it failed; the message holds the stage's own error.
     """
     flags = ["--single-item"] if single else []
-    command = [*DVC, "--wait-for-lock", "repro", *flags, *targets]
+    command = services.tied("-m", "dvc", "--wait-for-lock", "repro", *flags, *targets)
     if log is None:
-        process = await asyncio.create_subprocess_exec(*command)
+        process = await asyncio.create_subprocess_exec(*command, "--quiet")
         await _end(process)
         if process.returncode:
             raise InputError("`dvc repro` failed; its message stands above")

@@ -18,10 +18,9 @@ from typing import Any
 
 from flows import ROOT, deployment
 from flows.deployment import within
-from flows.services import LOOPBACK, PREFECT_PORT, api_answers, ask, port_is_free, tail
+from flows.services import LOOPBACK, MLFLOW_PORT, PREFECT_PORT, api_answers, ask, port_is_free, tail
 from isdh.errors import InputError, unknown
 
-MLFLOW_PORT = 5000  # MLflow's own
 HEALTHY_WITHIN = 180.0  # seconds
 CANCELLED_WITHIN = 30.0  # seconds
 STOPPED_WITHIN = 90.0  # seconds; supervisord kills what has not stopped after its stopwaitsecs

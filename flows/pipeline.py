@@ -65,7 +65,7 @@ async def one_cell(cell: Cell) -> None:
 @stage.task(name="reports")
 async def rest() -> None:
     """Whatever else is stale: the reports."""
-    await graph.repro()
+    await graph.repro(log=WORKSPACE.state("logs", "reports.log"))
 
 
 @stage.task(name="publish and promote", retries=2, retry_delay_seconds=5)
@@ -113,3 +113,7 @@ def _scores(settings: Params) -> list[dict[str, Any]]:
         for dataset in settings.datasets
         for cell in settings.cells(dataset)
     ]
+
+
+if __name__ == "__main__":
+    stage.main(pipeline)

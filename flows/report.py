@@ -18,7 +18,7 @@ async def report(dataset: str) -> None:
     path = await write(dataset)
     await stage.show_markdown(
         f"[{path.name} of {dataset}]({path.resolve().as_uri()})",
-        key=f"report-{dataset}".replace("_", "-"),
+        key=f"report-{dataset}",
         description="Results table, curves and gallery, one self-contained page",
     )
 

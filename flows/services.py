@@ -18,6 +18,7 @@ from isdh.errors import InputError
 
 LOOPBACK = "127.0.0.1"
 PREFECT_PORT = 4200  # Prefect's own
+MLFLOW_PORT = 5000  # MLflow's own
 HEALTHY_WITHIN = 90.0  # seconds; 6 to 9 are usual, 12 the first time
 STOPPED_WITHIN = 10.0  # seconds; 1 to 2 are usual
 
@@ -26,6 +27,11 @@ def prefect_api_url() -> str:
     """Where the API is expected: PREFECT_API_URL, or the port ISDH_PREFECT_PORT of this machine."""
     port = os.environ.get("ISDH_PREFECT_PORT") or PREFECT_PORT
     return os.environ.get("PREFECT_API_URL") or f"http://{LOOPBACK}:{port}/api"
+
+
+def mlflow_url() -> str:
+    """Where `make up` puts MLflow: the port ISDH_MLFLOW_PORT of this machine."""
+    return f"http://{LOOPBACK}:{os.environ.get('ISDH_MLFLOW_PORT') or MLFLOW_PORT}"
 
 
 def api_answers(url: str) -> bool:

@@ -63,18 +63,13 @@ def main(stage: Flow[..., Any]) -> None:
 
 
 def _arguments(stage: Flow[..., Any], words: list[str]) -> dict[str, Any]:
-    parameters = inspect.signature(stage.fn, eval_str=True).parameters
-    if len(words) != len(parameters):
-        usage = " ".join(f"<{name}>" for name in parameters)
-        say(f"usage: python -m flows.{stage.name} {usage}")
-        sys.exit(2)
+    signature = inspect.signature(stage.fn, eval_str=True)
     try:
-        return {
-            name: parameter.annotation(word)
-            for (name, parameter), word in zip(parameters.items(), words, strict=True)
-        }
-    except ValueError as error:
-        say(f"error: {' '.join(words)}: {error}")
+        given = signature.bind(*words).arguments
+        return {name: signature.parameters[name].annotation(word) for name, word in given.items()}
+    except (TypeError, ValueError) as error:
+        usage = " ".join(f"<{name}>" for name in signature.parameters)
+        say(f"error: {' '.join(words)}: {error}\nusage: python -m flows.{stage.name} {usage}")
         sys.exit(2)
 
 
@@ -232,11 +227,11 @@ async def show_markdown(markdown: str, *, key: str, description: str = "") -> No
 
     Args:
         markdown: its text.
-        key: lower case letters, digits and dashes.
+        key: names the artifact's history; lower case letters, digits, dashes, underscores.
         description: one line.
     """
     if FlowRunContext.get():
-        await acreate_markdown_artifact(markdown, key=key, description=description)
+        await acreate_markdown_artifact(markdown, key=_dashes(key), description=description)
 
 
 async def show_table(rows: list[dict[str, Any]], *, key: str, description: str = "") -> None:
@@ -244,8 +239,12 @@ async def show_table(rows: list[dict[str, Any]], *, key: str, description: str =
 
     Args:
         rows: column -> value.
-        key: lower case letters, digits and dashes.
+        key: names the artifact's history; lower case letters, digits, dashes, underscores.
         description: one line.
     """
     if FlowRunContext.get():
-        await acreate_table_artifact(rows, key=key, description=description)
+        await acreate_table_artifact(rows, key=_dashes(key), description=description)
+
+
+def _dashes(key: str) -> str:
+    return key.replace("_", "-")  # Prefect knows no underscore in keys

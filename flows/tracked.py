@@ -5,12 +5,13 @@ What MLflow misses the next publish mends, so a fault here costs a line, not the
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from flows import stage
+from flows import services, stage
 from flows.stage import WORKSPACE
 from isdh.artifacts import Cell
 from isdh.errors import InputError
@@ -25,9 +26,21 @@ async def publish(settings: Params, cell: Cell) -> None:
     from isdh import tracking
 
     try:
-        tracking.publish(WORKSPACE, settings, cell)
+        run = tracking.publish(WORKSPACE, settings, cell)
     except InputError as error:
         stage.say(f"not published: {error}\n  `isdh publish` will, when MLflow answers")
+        return
+    await stage.show_markdown(
+        f"[MLflow run of {cell}]({interface()}/#/runs/{run})",
+        key=f"run-{cell.dataset}-{cell.name}",
+        description="Parameters, curves, scores and model",
+    )
+
+
+def interface() -> str:
+    """Where MLflow's pages are: the tracking server, or the one that `make up` starts."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return address if address.startswith("http") else services.mlflow_url()
 
 
 class Live:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import yaml
 
 from flows.deployment import CRASH_RULE, NAME
 from flows.services import ask, port_is_free
+from tests.flows.test_services import free_port
 from tests.workspaces import copy_project, environment, run
 
 pytestmark = [
@@ -73,12 +73,6 @@ def shorten_schedule(path: Path) -> None:
     [deployment] = content["deployments"]
     deployment["schedules"] = [{"interval": EVERY, "slug": "nightly"}]
     path.write_text(yaml.safe_dump(content))
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def within(seconds: float, find: Callable[[], Any]) -> Any:

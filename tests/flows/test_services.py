@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from flows import services
+from flows import deployment, services
 from isdh.errors import InputError
 from tests.workspaces import ROOT, copy_project, environment, run
 
@@ -46,6 +47,12 @@ def program_answering(body: bytes, port: int = 0) -> Iterator[int]:
         yield server.server_port
         server.shutdown()
         thread.join()
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def alive(pid: int) -> bool:
@@ -79,10 +86,7 @@ def test_only_what_answers_true_is_taken_for_prefect(answer, is_prefect):
 
 
 def test_where_nobody_listens_nothing_answers():
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
-    assert not services.api_answers(f"http://127.0.0.1:{port}/api")
+    assert not services.api_answers(f"http://127.0.0.1:{free_port()}/api")
 
 
 @pytest.mark.parametrize("said", [b"", b"220 mail.example ESMTP\r\n"])
@@ -262,6 +266,57 @@ def test_where_another_program_has_the_port_a_server_runs_elsewhere_until_ctrl_c
     assert (tmp_path / ".isdh" / "logs" / "prefect-server.log").stat().st_size > 0
 
 
+class Records:
+    """The flow runs of a pool as the API keeps them; a run without a worker hears no wish."""
+
+    def __init__(self, **runs: tuple[str, str]) -> None:
+        self.runs = {
+            name: {"id": name, "name": name, "state": {"type": state, "timestamp": timestamp}}
+            for name, (state, timestamp) in runs.items()
+        }
+        self.forced: dict[str, bool] = {}
+
+    def ask(self, url: str, content: dict, **_: object) -> object:
+        path = url.removeprefix("api/flow_runs/")
+        if path == "filter":
+            assert content["work_pools"] == {"name": {"any_": ["local"]}}
+            wanted = content["flow_runs"]["state"]["type"]["any_"]
+            return [run for run in self.runs.values() if run["state"]["type"] in wanted]
+        name, _, _ = path.partition("/set_state")
+        state = content["state"]["type"]
+        self.runs[name]["state"]["type"] = (
+            "CANCELLED" if (name, state) == ("heard", "CANCELLING") else state
+        )
+        self.forced[name] = content["force"]
+        return None
+
+    def states(self) -> dict[str, str]:
+        return {name: run["state"]["type"] for name, run in self.runs.items()}
+
+
+def test_a_run_whose_worker_died_is_cancelled_in_the_records(monkeypatch):
+    records = Records(
+        heard=("RUNNING", "2026-01-01T02:00:00Z"),
+        unheard=("PENDING", "2026-01-01T02:00:00Z"),
+        ended=("COMPLETED", "2026-01-01T02:00:00Z"),
+    )
+    monkeypatch.setattr(deployment, "ask", records.ask)
+    deployment.cancel_runs("api", seconds=0.1)
+    assert records.states() == {"heard": "CANCELLED", "unheard": "CANCELLED", "ended": "COMPLETED"}
+    assert records.forced == {"heard": False, "unheard": True}
+
+
+def test_only_runs_from_before_the_workers_are_marked_as_crashed(monkeypatch):
+    records = Records(
+        old=("RUNNING", "2026-01-01T02:00:00Z"),
+        new=("RUNNING", "2026-01-01T04:00:00Z"),
+        ended=("FAILED", "2026-01-01T02:00:00Z"),
+    )
+    monkeypatch.setattr(deployment, "ask", records.ask)
+    deployment.end_records("api", before=datetime(2026, 1, 1, 3, tzinfo=UTC))
+    assert records.states() == {"old": "CRASHED", "new": "RUNNING", "ended": "FAILED"}
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     return copy_project(tmp_path_factory.mktemp("operations"))
@@ -276,7 +331,8 @@ def project(tmp_path_factory) -> Path:
 )
 def test_up_names_a_port_that_is_taken_and_starts_nothing(project, variable, answer, who):
     with program_answering(answer) as port:
-        ports = {"ISDH_PREFECT_PORT": "4397", "ISDH_MLFLOW_PORT": "4398", variable: str(port)}
+        ports = {"ISDH_PREFECT_PORT": free_port(), "ISDH_MLFLOW_PORT": free_port()}
+        ports[variable] = str(port)
         done = run(project, sys.executable, "-m", "flows.operations", "up", **ports)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {variable}={port}: {who} listens there; ")
@@ -309,7 +365,7 @@ def test_a_folder_too_deep_for_a_socket_is_refused(tmp_path):
     for name in ("flows", "isdh"):
         (deep / name).symlink_to(ROOT / name)
     (deep / "dvc.yaml").touch()
-    ports = {"ISDH_PREFECT_PORT": "4397", "ISDH_MLFLOW_PORT": "4398"}
+    ports = {"ISDH_PREFECT_PORT": free_port(), "ISDH_MLFLOW_PORT": free_port()}
     done = run(deep, sys.executable, "-m", "flows.operations", "up", **ports)
     assert done.returncode == 2
     assert "too long a path for a Unix socket" in done.stderr
