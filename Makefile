@@ -23,6 +23,12 @@ demo: setup ## run the main job on the built-in dataset and open on a report
 test: setup ## run all tests
 	@$(BIN)/python -m pytest
 
+up: setup ## start Prefect server and worker, the nightly schedule and MLflow on loopback
+	@$(BIN)/python -m flows.operations up
+
+down: setup ## stop what `make up` started
+	@$(BIN)/python -m flows.operations down
+
 check: setup ## formatting, lint, types, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -33,4 +39,12 @@ format: setup ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
 
-.PHONY: help setup demo test check format
+bench: setup ## measure the histogram kernel and the demo; results go to benchmarks/results
+	$(BIN)/python benchmarks/bench_histogram.py
+	$(BIN)/python benchmarks/bench_demo.py
+
+clean: ## remove what was made, but not raw pictures, weights, dvc.lock or MLflow's records
+	@test ! -e .isdh/services.json || { echo 'error: servers run; `make down` first' >&2; exit 2; }
+	rm -rf data models codes metrics reports .isdh .mypy_cache .ruff_cache .pytest_cache
+
+.PHONY: help setup demo test up down check format bench clean
