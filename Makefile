@@ -2,6 +2,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+export ISDH_PREFECT_PORT ?= 4200
+export ISDH_MLFLOW_PORT ?= 5000
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
@@ -26,8 +28,13 @@ test: setup ## run all tests
 up: setup ## start Prefect server and worker, the nightly schedule and MLflow on loopback
 	@$(BIN)/python -m flows.operations up
 
-down: setup ## stop what `make up` started
+down: ## stop what `make up` started
 	@$(BIN)/python -m flows.operations down
+
+trigger: ## run the scheduled job now, while `make up` runs
+	@PREFECT_HOME=$(CURDIR)/.isdh/prefect \
+	  PREFECT_API_URL=http://127.0.0.1:$(ISDH_PREFECT_PORT)/api \
+	  $(BIN)/prefect deployment run pipeline/nightly --watch
 
 check: setup ## formatting, lint, types, architecture
 	$(BIN)/ruff format --check .
@@ -47,4 +54,4 @@ clean: ## remove what was made, but not raw pictures, weights, dvc.lock or MLflo
 	@test ! -e .isdh/services.json || { echo 'error: servers run; `make down` first' >&2; exit 2; }
 	rm -rf data models codes metrics reports .isdh .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup demo test up down check format bench clean
+.PHONY: help setup demo test up down trigger check format bench clean

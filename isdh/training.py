@@ -94,16 +94,21 @@ CHECKPOINT_SECONDS = 5.0
 
 
 def standardise(network: Network, data: TrainingRows) -> None:
-    """Set a feature network's mean and standard deviation from the training rows."""
+    """Set the network's mean and standard deviation from the training rows, where it wants that.
+
+    Per feature, or per channel of images; one that never varies is divided by 1.
+    """
     normalise = network.normalise
-    if normalise.images:
+    if not normalise.from_rows:
         return
-    total, squares = 0.0, 0.0
+    count, total, squares = 0, 0.0, 0.0
     for start in range(0, len(data.rows), 4096):  # blocks: memory stays bounded
         block = data.inputs[data.rows[start : start + 4096]].astype(np.float64)
-        total, squares = total + block.sum(axis=0), squares + (block**2).sum(axis=0)
-    mean = total / len(data.rows)
-    std = np.sqrt(np.maximum(squares / len(data.rows) - mean**2, 0))
+        block = block.reshape(-1, block.shape[-1]) / (255 if normalise.images else 1)
+        count, total = count + len(block), total + block.sum(axis=0)
+        squares = squares + (block**2).sum(axis=0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     normalise.mean.copy_(torch.from_numpy(mean))
     normalise.std.copy_(torch.from_numpy(np.where(std > 0, std, 1)))
 
