@@ -13,14 +13,16 @@ WORKDIR /home/isdh/project
 
 # Dependencies in a layer of their own: editing code installs nothing again.
 ARG PIP_EXTRA_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY pyproject.toml requirements.lock ./
 RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-      > /tmp/dependencies.txt \
-    && pip install --no-cache-dir --constraint requirements.lock --requirement /tmp/dependencies.txt
+      > dependencies.txt \
+    && pip install --constraint requirements.lock --requirement dependencies.txt \
+    && rm dependencies.txt
 
 # Editable, so that a clone mounted here is what runs.
 COPY --chown=isdh:isdh . .
-RUN pip install --no-cache-dir --no-deps --editable . && chown -R isdh:isdh .
+RUN pip install --no-deps --editable . && chown -R isdh:isdh .
 
 # Names for whoever runs it with --user; libraries ask for one.
 ENV USER=isdh LOGNAME=isdh PYTHONUNBUFFERED=1

@@ -7,6 +7,7 @@ says already stays.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -37,6 +38,9 @@ DEFAULTS = {
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last part
+
+# It says a second time where a run is seen. A level set here would not outlive Prefect's import.
+logging.getLogger("prefect.engine").addFilter(lambda record: record.levelno > logging.INFO)
 
 # A stage's command is `python -m flows.<stage>`: this Python, whether activated or not.
 _folder = str(Path(sys.executable).parent)

@@ -75,6 +75,7 @@ def down() -> None:
     """Cancel the run in progress, stop what `up` started and nothing else, wait for it."""
     supervisor = _supervisor()
     if not supervisor:
+        RECORD.unlink(missing_ok=True)
         sys.stderr.write("nothing runs\n")
         return
     pid = supervisor.getPID()
@@ -86,6 +87,7 @@ def down() -> None:
         raise InputError(
             f"supervisord, process {pid}: does not end; {tail(LOGS / 'supervisord.log')}"
         )
+    RECORD.unlink(missing_ok=True)
     sys.stderr.write("stopped\n")
 
 

@@ -176,4 +176,5 @@ def test_down_cancels_the_run_in_progress_and_leaves_nothing_but_what_was_there(
         bystander.kill()
         bystander.wait()
     assert all(port_is_free(int(port)) for port in services.ports.values())
+    assert not (services.folder / ".isdh" / "services.json").exists()  # `make clean` goes by it
     assert services.operate("down").stderr == "nothing runs\n"

@@ -1,0 +1,56 @@
+"""`python -m flows`, as `make demo` runs it: its own server, MLflow told, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pytest
+
+from flows.services import api_answers
+from tests.flows.test_services import free_port
+from tests.workspaces import run
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_main_job_publishes_and_promotes_and_a_second_one_finds_nothing_stale(made):
+    url = f"http://127.0.0.1:{free_port()}/api"
+    first = run(made, sys.executable, "-m", "flows", PREFECT_API_URL=url)
+    assert first.returncode == 0, first.stderr
+    assert "starting one at" in first.stderr
+    assert f"report   {(made / 'reports' / 'digits' / 'index.html').as_uri()}" in first.stdout
+    assert not api_answers(url)  # what it started it stopped
+
+    before = (made / "promotions.jsonl").read_text()
+    [move] = [json.loads(line) for line in before.splitlines()]
+    assert move["model"] == "isdh-digits-12bit"
+
+    start = time.monotonic()
+    second = run(made, sys.executable, "-m", "flows", PREFECT_API_URL=url)
+    assert second.returncode == 0, second.stderr
+    assert "nothing is stale" in second.stdout
+    assert "Prefect" not in second.stderr  # no server was sought
+    assert time.monotonic() - start < 30
+    assert (made / "promotions.jsonl").read_text() == before
+
+    table = run(made, "isdh", "compare", "--json", "--metric", "ndcg_at_10")
+    assert table.returncode == 0, table.stderr
+    cells = json.loads(table.stdout)
+    assert {"dhn", "isdh"} <= set(json.dumps(cells).replace('"', " ").split())
+
+
+def test_a_run_whose_mlflow_does_not_answer_says_so_and_keeps_what_it_made(made):
+    gone = run(
+        made,
+        sys.executable,
+        "-m",
+        "flows",
+        PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api",
+        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
+    )
+    assert gone.returncode == 2
+    assert "http://127.0.0.1:9" in gone.stderr
+    assert "Traceback" not in gone.stderr
+    assert (made / "metrics" / "digits" / "isdh-12-0.json").exists()
