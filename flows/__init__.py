@@ -23,6 +23,9 @@ ROOT = _root()
 _LEASES = "prefect.server.concurrency.lease_storage"
 
 DEFAULTS = {
+    # Without a URL Prefect starts a server of its own for each process, over the same database.
+    "PREFECT_API_URL": f"http://127.0.0.1:{os.environ.get('ISDH_PREFECT_PORT') or 4200}/api",
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
     "PREFECT_HOME": str(ROOT / ".isdh" / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -36,7 +39,7 @@ DEFAULTS = {
 }
 
 for _name, _value in DEFAULTS.items():
-    os.environ.setdefault(_name, _value)
+    os.environ[_name] = os.environ.get(_name) or _value
 Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last part
 
 # It says a second time where a run is seen. A level set here would not outlive Prefect's import.

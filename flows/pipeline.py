@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from typing import Any
 
 from prefect import flow
 
 from flows import graph, published, stage, tracked
 from flows.stage import WORKSPACE
-from isdh import params
+from isdh import methods, params
 from isdh.artifacts import Cell, read_json
+from isdh.errors import InputError
 from isdh.params import Params
 
 
@@ -23,13 +25,28 @@ async def pipeline(workers: int = 0) -> None:
         workers: cells side by side; 0: one a core.
     """
     settings = params.load()
-    await upstream(settings)
-    await tracked.prepare(settings)
-    cells = [cell for dataset in settings.datasets for cell in settings.cells(dataset)]
-    stale = graph.stale_cells(cells, graph.stale())
-    await side_by_side(stale, workers or os.cpu_count() or 1)
-    await rest()
-    await publish(settings)
+    check_methods(settings)
+    with stage.only_one("workspace"):
+        await upstream(settings)
+        await tracked.prepare(settings)
+        cells = [cell for name in settings.datasets for cell in settings.cells(name)]
+        stale = graph.stale_cells(cells, graph.stale())
+        await side_by_side(stale, workers or os.cpu_count() or 1)
+        await rest()
+        await publish(settings)
+
+
+def check_methods(settings: Params) -> None:
+    """Build every method once, before hours are spent.
+
+    Raises:
+        InputError: an unknown hyper-parameter, or a value out of range.
+    """
+    for name in settings.methods:
+        try:
+            methods.build(name, bits=settings.bits[0], num_classes=1, **settings.method[name])
+        except InputError as error:
+            raise InputError(f"params.yaml: method.{name}: {error}") from None
 
 
 @stage.task(name="datasets and inputs")
@@ -39,7 +56,11 @@ async def upstream(settings: Params) -> None:
 
 
 async def side_by_side(cells: list[Cell], workers: int) -> None:
-    """Make cells, some at a time; the first that fails ends the others."""
+    """Make cells, some at a time; one that fails does not keep the others from being made.
+
+    Raises:
+        InputError: of the cells that failed.
+    """
     if not cells:
         return
     progress = stage.Progress(len(cells), unit="cells")
@@ -51,15 +72,19 @@ async def side_by_side(cells: list[Cell], workers: int) -> None:
             progress.advance(last=str(cell))
             await progress.tell()
 
-    async with asyncio.TaskGroup() as group:
-        for cell in cells:
-            group.create_task(make(cell))
+    outcomes = await asyncio.gather(*map(make, cells), return_exceptions=True)
+    faults = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if faults and all(isinstance(fault, InputError) for fault in faults):
+        raise InputError("\n".join(map(str, faults)))
+    for fault in faults:
+        raise fault
 
 
 @stage.task(name="cell", task_run_name="cell {cell}")
 async def one_cell(cell: Cell) -> None:
     """Train, encode and evaluate one cell."""
     await graph.repro_cell(WORKSPACE, cell)
+    shutil.rmtree(WORKSPACE.checkpoints(cell), ignore_errors=True)
 
 
 @stage.task(name="reports")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ async def train(dataset: str, method: str, bits: int, seed: int) -> None:
     rows = await read(cell)
     model, history = await learn(cell, settings, rows, device, name)
     await write(cell, settings, model, history)
-    shutil.rmtree(WORKSPACE.state("checkpoints", name), ignore_errors=True)
     await tracked.publish(settings, cell)
 
 
@@ -72,6 +70,10 @@ async def learn(
         },
     }
     progress = stage.Progress(dataset.training.epochs, unit="epochs")
+    checkpoint = WORKSPACE.checkpoints(cell) / f"{name}.pt"
+    for other in WORKSPACE.checkpoints(cell).glob("*.pt"):
+        if other != checkpoint:
+            other.unlink()  # of another training: it will not go on
 
     def descend() -> tuple[networks.Network, list[Record]]:
         torch.set_num_threads(dataset.training.threads)
@@ -84,7 +86,7 @@ async def learn(
             dataset.training,
             seed=cell.seed,
             device=device,
-            checkpoint=WORKSPACE.state("checkpoints", name, "checkpoint.pt"),
+            checkpoint=checkpoint,
         ):
             records.append(record)
             progress.advance(loss=f"{record['loss']:.4f}")

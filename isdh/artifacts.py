@@ -91,6 +91,10 @@ class Workspace:
         """The folder of index.html."""
         return self.root / "reports" / dataset
 
+    def checkpoints(self, cell: Cell) -> Path:
+        """The folder of a cell's checkpoint; it stays until DVC has the trained model."""
+        return self.state("checkpoints", cell.dataset, cell.name)
+
     def state(self, *parts: str) -> Path:
         """What is not an output: checkpoints, locks, servers' files. Safe to delete when idle."""
         return self.root.joinpath(".isdh", *parts)

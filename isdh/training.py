@@ -84,7 +84,8 @@ def fit(
     saved = time.monotonic()
     for epoch in range(len(records), settings.epochs):
         records.append(run.epoch(epoch))
-        if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or epoch == 0):
+        due = time.monotonic() - saved > CHECKPOINT_SECONDS
+        if checkpoint and (due or epoch in {0, settings.epochs - 1}):
             run.save(checkpoint, records)
             saved = time.monotonic()
         yield records[-1]

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from flows.services import api_answers
 from tests.flows.test_services import free_port
-from tests.workspaces import run
+from tests.workspaces import run, write_params
 
 pytestmark = pytest.mark.slow
 
 
+def main_job(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    return run(folder, sys.executable, "-m", "flows", **{"PREFECT_API_URL": url, **more})
+
+
 def test_the_main_job_publishes_and_promotes_and_a_second_one_finds_nothing_stale(made):
     url = f"http://127.0.0.1:{free_port()}/api"
-    first = run(made, sys.executable, "-m", "flows", PREFECT_API_URL=url)
+    first = main_job(made, PREFECT_API_URL=url)
     assert first.returncode == 0, first.stderr
     assert "starting one at" in first.stderr
     assert f"report   {(made / 'reports' / 'digits' / 'index.html').as_uri()}" in first.stdout
@@ -28,7 +35,7 @@ def test_the_main_job_publishes_and_promotes_and_a_second_one_finds_nothing_stal
     assert move["model"] == "isdh-digits-12bit"
 
     start = time.monotonic()
-    second = run(made, sys.executable, "-m", "flows", PREFECT_API_URL=url)
+    second = main_job(made, PREFECT_API_URL=url)
     assert second.returncode == 0, second.stderr
     assert "nothing is stale" in second.stdout
     assert "Prefect" not in second.stderr  # no server was sought
@@ -41,15 +48,34 @@ def test_the_main_job_publishes_and_promotes_and_a_second_one_finds_nothing_stal
     assert {"dhn", "isdh"} <= set(json.dumps(cells).replace('"', " ").split())
 
 
+def test_a_hyper_parameter_out_of_range_is_refused_before_anything_is_made(made):
+    method = {"isdh": {"gamma": -1.0}, "dhn": {}}
+    write_params(made, methods=["isdh", "dhn"], method=method)
+    done = main_job(made)
+    write_params(made, methods=["isdh", "dhn"])
+    assert done.returncode == 2
+    assert "method.isdh: gamma=-1.0: must not be negative" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (made / "models" / "digits" / "isdh-12-0" / "model.json").exists()
+
+
+def test_a_cell_that_fails_is_told_and_the_others_are_made(made):
+    broken = made / "isdh" / "methods" / "broken.py"
+    source = (made / "isdh" / "methods" / "dhn.py").read_text()
+    broken.write_text(source.replace("codes = self.activate(outputs)", "raise ArithmeticError"))
+    names = {"isdh": {}, "dhn": {}, "broken": {}}
+    write_params(made, methods=["broken", "isdh"], bits=[8], method=names)
+    done = main_job(made)
+    broken.unlink()
+    write_params(made, methods=["isdh", "dhn"])
+    assert done.returncode == 2
+    assert "train@digits-broken-8-0" in done.stderr
+    assert "ArithmeticError" in done.stderr  # the end of the cell's log
+    assert (made / "metrics" / "digits" / "isdh-8-0.json").exists()
+
+
 def test_a_run_whose_mlflow_does_not_answer_says_so_and_keeps_what_it_made(made):
-    gone = run(
-        made,
-        sys.executable,
-        "-m",
-        "flows",
-        PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api",
-        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
-    )
+    gone = main_job(made, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert gone.returncode == 2
     assert "http://127.0.0.1:9" in gone.stderr
     assert "Traceback" not in gone.stderr

@@ -43,7 +43,7 @@ def flickr(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_isdh_on_mirflickr_scores_what_the_frozen_features_allow(flickr):
-    """48 bits, three seeds, gamma as the authors': at least the levels that a linear hash layer reached on such features."""
+    """48 bits, three seeds, gamma as the authors': what a linear hash layer is known to reach."""
     cells = [f"evaluate@mirflickr-isdh-48-{seed}" for seed in range(3)]
     done = run(flickr, "dvc", "repro", *cells)
     assert done.returncode == 0, done.stderr

@@ -145,6 +145,18 @@ def test_a_second_up_says_that_it_runs_and_where(services):
     assert services.said.splitlines()[0] == f"runs      {page}"
 
 
+def test_a_stage_by_hand_is_recorded_by_the_server_that_runs(services, tmp_path):
+    """Without PREFECT_API_URL, as a person calls it; Prefect would start a server of its own."""
+    elsewhere = copy_project(tmp_path)
+    stage = [sys.executable, "-m", "flows.generate"]
+    done = run(elsewhere, *stage, PREFECT_API_URL="", **services.ports)
+    assert done.returncode == 0, done.stderr
+    assert "temporary server" not in done.stderr
+    named = {"flow_runs": {"name": {"any_": ["generate digits"]}}, "sort": "START_TIME_DESC"}
+    runs = ask(f"{services.api}/flow_runs/filter", named)
+    assert [run["state"]["type"] for run in runs] == ["COMPLETED"] * 2  # the pipeline's, and this
+
+
 def test_deploying_again_leaves_one_deployment_and_one_rule(services):
     more = {**services.ports, "PREFECT_API_URL": services.api}
     done = run(services.folder, sys.executable, "-m", "flows.deployment", "deploy", **more)

@@ -71,10 +71,10 @@ def gone_within(seconds: float, pid: int) -> bool:
     return True
 
 
-@pytest.fixture(autouse=True)
-def no_server_named(monkeypatch):
-    for name in ("PREFECT_API_URL", "ISDH_PREFECT_PORT", "ISDH_MLFLOW_PORT"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture
+def no_server(monkeypatch):
+    """The environment names a port at which nobody listens."""
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,8 @@ def test_a_proxy_of_the_environment_is_not_asked(monkeypatch):
 
 
 def test_the_url_is_the_environments_then_the_ports_then_prefects_own(monkeypatch):
+    for name in ("PREFECT_API_URL", "ISDH_PREFECT_PORT"):
+        monkeypatch.delenv(name, raising=False)
     assert services.prefect_api_url() == "http://127.0.0.1:4200/api"
     monkeypatch.setenv("ISDH_PREFECT_PORT", "4711")
     assert services.prefect_api_url() == "http://127.0.0.1:4711/api"
@@ -184,9 +186,7 @@ def test_a_server_that_answers_is_used_and_left_running(tmp_path, monkeypatch):
     assert not (tmp_path / ".isdh").exists()
 
 
-def test_a_server_that_does_not_start_is_told_with_the_end_of_its_log(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path, monkeypatch, no_server):
     monkeypatch.setattr(services, "_start", lambda port, output: failing(output))
     refused = pytest.raises(InputError, match=r"ended with code 3; the end of .*\nno such table")
     with refused, services.prefect_server(tmp_path):
@@ -198,7 +198,7 @@ def failing(output) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", code], stdout=output)
 
 
-def test_a_server_that_does_not_get_healthy_is_stopped(tmp_path, monkeypatch):
+def test_a_server_that_does_not_get_healthy_is_stopped(tmp_path, monkeypatch, no_server):
     started = []
 
     def hanging(port, output):

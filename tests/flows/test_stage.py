@@ -105,7 +105,7 @@ def test_a_stage_ends_when_dvc_is_killed_and_the_next_run_equals_an_undisturbed_
     with subprocess.Popen(
         command, cwd=made, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as dvc:
-        checkpoint = wait_for(made / ".isdh" / "checkpoints", "*/checkpoint.pt")
+        checkpoint = wait_for(made / ".isdh" / "checkpoints", "digits/isdh-12-0/*.pt")
         [train] = children(dvc.pid)
         os.kill(dvc.pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
