@@ -23,7 +23,7 @@ async def evaluate(dataset: str, method: str, bits: int, seed: int) -> None:
         key=f"scores-{dataset}-{cell.name}",
         description=f"Scores of {cell}, exact under ties",
     )
-    await tracked.publish(settings, cell)
+    await tracked.publish_unless_later(settings, cell)
 
 
 @stage.task(name="score")

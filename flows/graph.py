@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,28 +41,34 @@ def stale_cells(cells: Sequence[Cell], stages: Sequence[str]) -> list[Cell]:
 CELL_STAGES = ("train", "encode", "evaluate")
 
 
-async def repro(*targets: str, single: bool = False, log: Path | None = None) -> None:
+async def repro(
+    *targets: str, single: bool = False, log: Path | None = None, **environment: str
+) -> None:
     """Run `dvc repro` on targets, all if none are named.
 
     Args:
         *targets: addresses of stages.
         single: only these, not what they depend on (`--single-item`).
         log: where the output goes; None: that of the stages to the terminal, DVC's own nowhere.
+        **environment: added to that of the stages.
 
     Raises:
         InputError: it failed; the message holds the stage's own error.
     """
     flags = ["--single-item"] if single else []
     command = services.tied("-m", "dvc", "--wait-for-lock", "repro", *flags, *targets)
+    variables = {**os.environ, **environment}
     if log is None:
-        process = await asyncio.create_subprocess_exec(*command, "--quiet")
+        process = await asyncio.create_subprocess_exec(*command, "--quiet", env=variables)
         await _end(process)
         if process.returncode:
             raise InputError("`dvc repro` failed; its message stands above")
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
-        process = await asyncio.create_subprocess_exec(*command, stdout=stream, stderr=stream)
+        process = await asyncio.create_subprocess_exec(
+            *command, env=variables, stdout=stream, stderr=stream
+        )
         await _end(process)
     if process.returncode:
         tail = log.read_text(errors="replace").splitlines()[-15:]
@@ -77,11 +84,19 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         raise
 
 
-async def repro_cell(workspace: Workspace, cell: Cell) -> None:
+async def repro_cell(workspace: Workspace, cell: Cell, **environment: str) -> None:
     """Make one cell; what it depends on must be up to date.
 
     Locks are per path, so cells can be made side by side, each stage by itself.
+
+    Args:
+        workspace: where logs go.
+        cell: what to make.
+        **environment: added to that of the stages.
+
+    Raises:
+        InputError: a stage failed.
     """
     targets = [f"{stage}@{cell.dataset}-{cell.name}" for stage in CELL_STAGES]
     log = workspace.state("logs", cell.dataset, f"{cell.name}.log")
-    await repro(*targets, single=True, log=log)
+    await repro(*targets, single=True, log=log, **environment)

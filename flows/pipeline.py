@@ -31,7 +31,7 @@ async def pipeline(workers: int = 0) -> None:
         await tracked.prepare(settings)
         cells = [cell for name in settings.datasets for cell in settings.cells(name)]
         stale = graph.stale_cells(cells, graph.stale())
-        await side_by_side(stale, workers or os.cpu_count() or 1)
+        await side_by_side(settings, stale, workers or os.cpu_count() or 1)
         await rest()
         await publish(settings)
 
@@ -55,7 +55,7 @@ async def upstream(settings: Params) -> None:
     await graph.repro(*(f"preprocess@{name}" for name in settings.datasets))
 
 
-async def side_by_side(cells: list[Cell], workers: int) -> None:
+async def side_by_side(settings: Params, cells: list[Cell], workers: int) -> None:
     """Make cells, some at a time; one that fails does not keep the others from being made.
 
     Raises:
@@ -68,7 +68,7 @@ async def side_by_side(cells: list[Cell], workers: int) -> None:
 
     async def make(cell: Cell) -> None:
         async with free:
-            await one_cell(cell)
+            await one_cell(settings, cell)
             progress.advance(last=str(cell))
             await progress.tell()
 
@@ -81,10 +81,11 @@ async def side_by_side(cells: list[Cell], workers: int) -> None:
 
 
 @stage.task(name="cell", task_run_name="cell {cell}")
-async def one_cell(cell: Cell) -> None:
-    """Train, encode and evaluate one cell."""
-    await graph.repro_cell(WORKSPACE, cell)
+async def one_cell(settings: Params, cell: Cell) -> None:
+    """Train, encode and evaluate one cell, and publish it."""
+    await graph.repro_cell(WORKSPACE, cell, **{tracked.LATER: "1"})
     shutil.rmtree(WORKSPACE.checkpoints(cell), ignore_errors=True)
+    await tracked.publish(settings, cell)
 
 
 @stage.task(name="reports")

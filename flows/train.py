@@ -31,7 +31,7 @@ async def train(dataset: str, method: str, bits: int, seed: int) -> None:
     rows = await read(cell)
     model, history = await learn(cell, settings, rows, device, name)
     await write(cell, settings, model, history)
-    await tracked.publish(settings, cell)
+    await tracked.publish_unless_later(settings, cell)
 
 
 @stage.task(name="read inputs and labels", retries=2, retry_delay_seconds=5)

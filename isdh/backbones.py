@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from isdh.errors import InputError, unknown
@@ -25,11 +24,18 @@ def untrained(name: str) -> nn.Module:
     Raises:
         InputError: torchvision has no classification network of that name.
     """
-    known = torchvision.models.list_models(module=torchvision.models)
+    models = _models()
+    known = models.list_models(module=models)
     if name not in known:
         raise unknown("backbone", name, known)
-    network: nn.Module = torchvision.models.get_model(name, weights=None)
+    network: nn.Module = models.get_model(name, weights=None)
     return network
+
+
+def _models() -> Any:
+    from torchvision import models  # a second, which small networks do without
+
+    return models
 
 
 def pretrained(name: str, weights: Path) -> nn.Module:
@@ -66,7 +72,7 @@ def without_classifier(network: nn.Module) -> tuple[nn.Module, int]:
 
 def _state_dict(name: str, weights: Path, network: nn.Module) -> dict[str, Tensor]:
     if not weights.is_file():
-        official = torchvision.models.get_model_weights(name).DEFAULT
+        official = _models().get_model_weights(name).DEFAULT
         licence = official.meta.get("license", "the BSD-3-Clause licence of torchvision")
         raise InputError(
             f"{weights}: no such file; download torchvision's official weights of {name} "
