@@ -31,8 +31,8 @@ up: setup ## start Prefect server and worker, the nightly schedule and MLflow on
 down: ## stop what `make up` started
 	@$(BIN)/python -m flows.operations down
 
-trigger: ## run the scheduled job now, while `make up` runs
-	@PREFECT_HOME=$(CURDIR)/.isdh/prefect \
+trigger: setup ## run the scheduled job now, while `make up` runs
+	@PREFECT_HOME='$(CURDIR)/.isdh/prefect' \
 	  PREFECT_API_URL=http://127.0.0.1:$(ISDH_PREFECT_PORT)/api \
 	  $(BIN)/prefect deployment run pipeline/nightly --watch
 

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,8 @@ def main() -> None:
     }
     path = ROOT / "benchmarks" / "results" / f"{result['date']}-demo.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
+    if not options.keep:
+        shutil.rmtree(folder)
     print(json.dumps(result, indent=2))
 
 

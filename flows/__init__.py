@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+PARENT = os.getppid()  # read first: imports take seconds, in which it may die
+
 
 def _root() -> Path:
     here = Path.cwd()
@@ -47,5 +49,5 @@ logging.getLogger("prefect.engine").addFilter(lambda record: record.levelno > lo
 
 # A stage's command is `python -m flows.<stage>`: this Python, whether activated or not.
 _folder = str(Path(sys.executable).parent)
-if _folder not in os.environ.get("PATH", "").split(os.pathsep):
+if os.environ.get("PATH", "").split(os.pathsep)[0] != _folder:
     os.environ["PATH"] = os.pathsep.join([_folder, os.environ.get("PATH", os.defpath)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 from prefect import flow
 
@@ -25,9 +23,9 @@ async def dataset(dataset: str) -> None:
 @stage.task(name="read and check", retries=2, retry_delay_seconds=10)
 async def read(dataset: str, settings: Params) -> pd.DataFrame:
     """The manifest's rows, each file's sha256 among them."""
-    source = settings.dataset[dataset].source
+    source = settings.section(dataset).source
     options = datasets.options(source, where=f"dataset.{dataset}.source")
-    root = Path(settings.datasets[dataset])
+    root = settings.root(dataset)
     reader = source["reader"]
     return manifest.check(datasets.READERS[reader].read(root, options), root, reader=reader)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import torch
 from prefect import flow
@@ -11,21 +13,24 @@ from flows.stage import WORKSPACE
 from isdh import encoding, models
 from isdh.artifacts import Cell, read_array, read_json, write_codes
 from isdh.device import choose_device
+from isdh.settings import INPUT_DTYPES
 
 
 @flow(name="encode", flow_run_name="encode {dataset} {method} {bits} seed {seed}")
 async def encode(dataset: str, method: str, bits: int, seed: int) -> None:
     """Encode every row of the manifest."""
     cell = Cell(dataset, method, bits, seed)
-    write_codes(WORKSPACE.codes(cell), await codes_of(cell), bits=bits)
+    shutil.rmtree(WORKSPACE.checkpoints(cell), ignore_errors=True)  # DVC has the model
+    model = read_json(WORKSPACE.model(cell) / "model.json")
+    codes = await codes_of(cell, model["inputs"]["kind"])
+    weights_sha256 = model["weights_sha256"]
+    write_codes(WORKSPACE.codes(cell), codes, bits=bits, weights_sha256=weights_sha256)
 
 
 @stage.task(name="encode")
-async def codes_of(cell: Cell) -> np.ndarray:
+async def codes_of(cell: Cell, kind: str) -> np.ndarray:
     """Codes uint8 (N, ceil(bits / 8)) of all stored inputs."""
-    model = read_json(WORKSPACE.model(cell) / "model.json")
-    dtype = np.uint8 if model["inputs"]["kind"] == "images" else np.float16
-    inputs = read_array(WORKSPACE.data(cell.dataset) / "inputs.npy", dtype=dtype)
+    inputs = read_array(WORKSPACE.data(cell.dataset) / "inputs.npy", dtype=INPUT_DTYPES[kind])
     progress = stage.Progress(len(inputs), unit="images")
 
     def work() -> np.ndarray:

@@ -8,7 +8,7 @@ from prefect import flow
 from flows import stage, tracked
 from flows.stage import WORKSPACE
 from isdh import manifest, metrics, params
-from isdh.artifacts import Cell, read_array, read_codes, replacing, write_json
+from isdh.artifacts import Cell, read_array, read_codes, read_json, replacing, write_json
 
 
 @flow(name="evaluate", flow_run_name="evaluate {dataset} {method} {bits} seed {seed}")
@@ -51,6 +51,7 @@ async def write(cell: Cell, scores: metrics.Scores) -> None:
         np.savez(
             stream,
             allow_pickle=False,
+            weights_sha256=read_json(WORKSPACE.codes(cell) / "codes.json")["weights_sha256"],
             **scores.per_query,
             precision_by_radius=scores.precision_by_radius,
             recall_by_radius=scores.recall_by_radius,

@@ -28,7 +28,7 @@ def fingerprint(workspace: Workspace, params: Params, cell: Cell, *, device: str
         64 hex digits over: the dependencies and params keys of the stage `train`, the cell, the
         versions of torch and NumPy, and the kind of device.
     """
-    dataset = params.dataset[cell.dataset]
+    dataset = params.section(cell.dataset)
     arrays = read_json(workspace.data(cell.dataset) / "inputs.json")["sha256"]
     content = {
         "cell": str(cell),
@@ -38,7 +38,7 @@ def fingerprint(workspace: Workspace, params: Params, cell: Cell, *, device: str
         },
         "network": dataset.network.model_dump(),
         "training": dataset.training.model_dump(),
-        "method": params.method[cell.method],
+        "method": params.hyper(cell.method),
         "versions": [torch.__version__, np.__version__],
         "device": device,
     }

@@ -14,6 +14,12 @@ from flows import services
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError
 
+CELL_STAGES = ("train", "encode", "evaluate")
+
+
+class StageError(RuntimeError):
+    """A stage failed, and not because of its input: a fault of the program or the machine."""
+
 
 def stale() -> list[str]:
     """Stages that `dvc repro` would run or look at again, by their addresses.
@@ -21,7 +27,7 @@ def stale() -> list[str]:
     Raises:
         InputError: DVC cannot read the graph; its own words follow.
     """
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise InputError(f"dvc status: {answer.stderr.strip()}")
@@ -31,14 +37,7 @@ def stale() -> list[str]:
 def stale_cells(cells: Sequence[Cell], stages: Sequence[str]) -> list[Cell]:
     """Those of the cells of which a stage is stale, in their order."""
     names = set(stages)
-    return [
-        cell
-        for cell in cells
-        if names & {f"{stage}@{cell.dataset}-{cell.name}" for stage in CELL_STAGES}
-    ]
-
-
-CELL_STAGES = ("train", "encode", "evaluate")
+    return [cell for cell in cells if names & {cell.address(stage) for stage in CELL_STAGES}]
 
 
 async def repro(
@@ -49,20 +48,24 @@ async def repro(
     Args:
         *targets: addresses of stages.
         single: only these, not what they depend on (`--single-item`).
-        log: where the output goes; None: that of the stages to the terminal, DVC's own nowhere.
+        log: where the output goes; None: errors and progress to the terminal, the rest nowhere.
         **environment: added to that of the stages.
 
     Raises:
-        InputError: it failed; the message holds the stage's own error.
+        InputError: a stage refused its input; the message holds its own.
+        StageError: it failed otherwise.
     """
     flags = ["--single-item"] if single else []
     command = services.tied("-m", "dvc", "--wait-for-lock", "repro", *flags, *targets)
     variables = {**os.environ, **environment}
+    what = " ".join(targets) or "dvc repro"
     if log is None:
-        process = await asyncio.create_subprocess_exec(*command, "--quiet", env=variables)
+        process = await asyncio.create_subprocess_exec(
+            *command, env=variables, stdout=asyncio.subprocess.DEVNULL
+        )
         await _end(process)
         if process.returncode:
-            raise InputError("`dvc repro` failed; its message stands above")
+            raise InputError(f"{what} failed; its message stands above")
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
@@ -71,8 +74,10 @@ async def repro(
         )
         await _end(process)
     if process.returncode:
-        tail = log.read_text(errors="replace").splitlines()[-15:]
-        raise InputError(f"{' '.join(targets)} failed; from {log}:\n  " + "\n  ".join(tail))
+        lines = log.read_text(errors="replace").splitlines()[-15:]
+        refused = any(line.endswith("exited with 2") for line in lines)
+        fault = InputError if refused else StageError
+        raise fault(f"{what} failed; from {log}:\n  " + "\n  ".join(lines))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -97,6 +102,6 @@ async def repro_cell(workspace: Workspace, cell: Cell, **environment: str) -> No
     Raises:
         InputError: a stage failed.
     """
-    targets = [f"{stage}@{cell.dataset}-{cell.name}" for stage in CELL_STAGES]
+    targets = [cell.address(stage) for stage in CELL_STAGES]
     log = workspace.state("logs", cell.dataset, f"{cell.name}.log")
     await repro(*targets, single=True, log=log, **environment)

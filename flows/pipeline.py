@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from typing import Any
 
 from prefect import flow
@@ -13,8 +11,10 @@ from flows import graph, published, stage, tracked
 from flows.stage import WORKSPACE
 from isdh import methods, params
 from isdh.artifacts import Cell, read_json
+from isdh.device import choose_device
 from isdh.errors import InputError
 from isdh.params import Params
+from isdh.store import cores
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
@@ -22,7 +22,7 @@ async def pipeline(workers: int = 0) -> None:
     """Make what is stale, publish it and move champions by the rule.
 
     Args:
-        workers: cells side by side; 0: one a core.
+        workers: cells side by side; 0: one a core, or one alone where they share a GPU.
     """
     settings = params.load()
     check_methods(settings)
@@ -31,9 +31,14 @@ async def pipeline(workers: int = 0) -> None:
         await tracked.prepare(settings)
         cells = [cell for name in settings.datasets for cell in settings.cells(name)]
         stale = graph.stale_cells(cells, graph.stale())
-        await side_by_side(settings, stale, workers or os.cpu_count() or 1)
+        await side_by_side(settings, stale, workers or places())
         await rest()
         await publish(settings)
+
+
+def places() -> int:
+    """How many cells this machine makes side by side."""
+    return cores() if choose_device().type == "cpu" else 1
 
 
 def check_methods(settings: Params) -> None:
@@ -44,7 +49,7 @@ def check_methods(settings: Params) -> None:
     """
     for name in settings.methods:
         try:
-            methods.build(name, bits=settings.bits[0], num_classes=1, **settings.method[name])
+            methods.build(name, bits=settings.bits[0], num_classes=1, **settings.hyper(name))
         except InputError as error:
             raise InputError(f"params.yaml: method.{name}: {error}") from None
 
@@ -84,7 +89,6 @@ async def side_by_side(settings: Params, cells: list[Cell], workers: int) -> Non
 async def one_cell(settings: Params, cell: Cell) -> None:
     """Train, encode and evaluate one cell, and publish it."""
     await graph.repro_cell(WORKSPACE, cell, **{tracked.LATER: "1"})
-    shutil.rmtree(WORKSPACE.checkpoints(cell), ignore_errors=True)
     await tracked.publish(settings, cell)
 
 

@@ -23,9 +23,9 @@ from isdh.store import Pictures, build_store
 async def preprocess(dataset: str) -> None:
     """Decode every picture once, or compute its features; row i is row i of the manifest."""
     settings = params.load()
-    inputs = settings.dataset[dataset].inputs
+    inputs = settings.section(dataset).inputs
     rows = manifest.read(WORKSPACE.manifest(dataset))
-    root = Path(settings.datasets[dataset])
+    root = settings.root(dataset)
     if isinstance(inputs, Features):
         await features(dataset, inputs, rows, root)
     else:

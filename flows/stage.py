@@ -34,7 +34,7 @@ from prefect.context import FlowRunContext
 from prefect.flows import Flow
 from tqdm import tqdm
 
-from flows import services
+from flows import PARENT, services
 from isdh.artifacts import Workspace
 from isdh.errors import InputError
 
@@ -42,12 +42,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 WORKSPACE = Workspace()
+TELL_SECONDS = 2.0  # between updates of the Prefect UI
 
 
 def main(stage: Flow[..., Any]) -> None:
     """Run a stage with the arguments of the command line, as dvc.yaml calls it."""
     arguments = _arguments(stage, sys.argv[1:])
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(PARENT,), daemon=True).start()
     name = "-".join([stage.name, *map(str, arguments.values())])
     try:
         with only_one(name):
@@ -60,6 +61,9 @@ def main(stage: Flow[..., Any]) -> None:
                 f"`dvc checkout {stage_of_dvc}` brings them back if there were any."
             )
         sys.exit(2)
+    except KeyboardInterrupt:
+        say(f"{name}: interrupted")
+        sys.exit(130)
 
 
 def _arguments(stage: Flow[..., Any], words: list[str]) -> dict[str, Any]:
@@ -126,8 +130,8 @@ async def _may_pass_next_time(task: Any, run: Any, state: State[Any]) -> bool:
 
 
 def say(message: str) -> None:
-    """Tell a person, on stderr, without breaking a progress bar."""
-    sys.stderr.write(message + "\n")
+    """Tell a person, on stderr, beside whatever progress bar is there."""
+    tqdm.write(message, file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -217,9 +221,6 @@ async def aside(work: Callable[[], R], progress: Progress) -> R:
         await asyncio.wait({awaited}, timeout=TELL_SECONDS)
         await progress.tell()
     return await awaited
-
-
-TELL_SECONDS = 2.0  # between updates of the Prefect UI
 
 
 async def show_markdown(markdown: str, *, key: str, description: str = "") -> None:

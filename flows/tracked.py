@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from flows import services, stage
@@ -74,15 +73,9 @@ class Live:
         self.teller.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        fault: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *fault: object) -> None:
         self.ended.set()
-        if kind is None:
-            self.teller.join()
+        self.teller.join(LIVE_SECONDS)
 
     def tell(self, epochs: Sequence[dict[str, float]]) -> None:
         """Take note of the epochs so far."""

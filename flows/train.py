@@ -16,8 +16,8 @@ from flows.stage import WORKSPACE
 from isdh import manifest, methods, models, networks, params
 from isdh.artifacts import Cell, read_array, read_json, write_json
 from isdh.device import choose_device, describe
-from isdh.params import DatasetParams
-from isdh.settings import Images
+from isdh.method import Method
+from isdh.settings import INPUT_DTYPES
 from isdh.training import Record, TrainingRows, fit
 
 
@@ -40,7 +40,7 @@ async def read(cell: Cell) -> TrainingRows:
     folder = WORKSPACE.data(cell.dataset)
     card = read_json(folder / "inputs.json")
     rows = manifest.training_rows(manifest.read(WORKSPACE.manifest(cell.dataset)))
-    dtype = np.uint8 if card["inputs"]["kind"] == "images" else np.float16
+    dtype = INPUT_DTYPES[card["inputs"]["kind"]]
     return TrainingRows(
         inputs=read_array(folder / "inputs.npy", dtype=dtype, rows=card["rows"]),
         labels=read_array(folder / "labels.npy", dtype=bool, rows=card["rows"]),
@@ -54,13 +54,12 @@ async def learn(
     cell: Cell, settings: params.Params, data: TrainingRows, device: torch.device, name: str
 ) -> tuple[networks.Network, dict[str, Any]]:
     """Descend; returns the network and what history.json will hold."""
-    dataset = settings.dataset[cell.dataset]
-    hyper = settings.method[cell.method]
-    method = methods.build(cell.method, bits=cell.bits, num_classes=data.labels.shape[1], **hyper)
+    training = settings.section(cell.dataset).training
+    network, method = start(cell, settings, data)
     history: dict[str, Any] = {
         "fingerprint": name,
         "method": {"name": cell.method, **methods.settings(method)},
-        "training": dataset.training.model_dump(),
+        "training": training.model_dump(),
         "rows": len(data.rows),
         "device": describe(device),
         "versions": {
@@ -69,21 +68,20 @@ async def learn(
             "numpy": np.__version__,
         },
     }
-    progress = stage.Progress(dataset.training.epochs, unit="epochs")
+    progress = stage.Progress(training.epochs, unit="epochs")
     checkpoint = WORKSPACE.checkpoints(cell) / f"{name}.pt"
     for other in WORKSPACE.checkpoints(cell).glob("*.pt"):
         if other != checkpoint:
             other.unlink()  # of another training: it will not go on
 
-    def descend() -> tuple[networks.Network, list[Record]]:
-        torch.set_num_threads(dataset.training.threads)
-        network = start(cell, dataset, data)
+    def descend() -> list[Record]:
+        torch.set_num_threads(training.threads)
         records = []
         for record in fit(
             network,
             method,
             data,
-            dataset.training,
+            training,
             seed=cell.seed,
             device=device,
             checkpoint=checkpoint,
@@ -91,24 +89,30 @@ async def learn(
             records.append(record)
             progress.advance(loss=f"{record['loss']:.4f}")
             live.tell(records)
-        return network, records
+        return records
 
     with tracked.Live(settings, cell, history) as live:
-        network, records = await stage.aside(descend, progress)
+        records = await stage.aside(descend, progress)
     seconds = sum(record["seconds"] for record in records)
     return network, {**history, "seconds": seconds, "epochs": records}
 
 
-def start(cell: Cell, dataset: DatasetParams, data: TrainingRows) -> networks.Network:
-    """The untrained network: the same for every method at equal seed and bits."""
+def start(
+    cell: Cell, settings: params.Params, data: TrainingRows
+) -> tuple[networks.Network, Method]:
+    """The untrained network, the same for every method at equal seed and bits, and the method."""
+    card = read_json(WORKSPACE.data(cell.dataset) / "inputs.json")
+    weights = card["inputs"].get("weights") if card["inputs"]["kind"] == "images" else None
     torch.manual_seed(cell.seed)
-    weights = dataset.inputs.weights if isinstance(dataset.inputs, Images) else None
-    return networks.build(
-        input_shape=data.inputs.shape[1:],
+    network = networks.build(
+        input_shape=card["shape"],
         bits=cell.bits,
         weights=Path(weights) if weights else None,
-        **dataset.network.model_dump(),
+        **settings.section(cell.dataset).network.model_dump(),
     )
+    classes = data.labels.shape[1]
+    hyper = settings.hyper(cell.method)
+    return network, methods.build(cell.method, bits=cell.bits, num_classes=classes, **hyper)
 
 
 @stage.task(name="write model", retries=2, retry_delay_seconds=5)
@@ -122,8 +126,8 @@ async def write(
         folder,
         network,
         bits=cell.bits,
-        inputs=settings.dataset[cell.dataset].inputs,
-        settings=settings.dataset[cell.dataset].network,
+        inputs=card["inputs"],
+        settings=settings.section(cell.dataset).network,
         input_shape=card["shape"],
         labels=card["labels"],
         backbone_sha256=card.get("backbone_sha256"),

@@ -165,7 +165,7 @@ def cut_moments(
 
     Of a tie of n items, m of them relevant, T stand inside the cut-off; x of those are relevant,
     R stand before the tie. A term with R + x = 0 counts 0. Probabilities follow from their ratios,
-    outwards from the mode, and are normalised at the end (docs/method.md, section Metrics).
+    outwards from the mode, and are normalised at the end (docs/method.md, 4.3).
 
     Args:
         items: n, whole numbers as all the others, (Q,).

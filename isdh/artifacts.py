@@ -17,8 +17,6 @@ import numpy as np
 
 from isdh.errors import InputError
 
-NAME = re.compile(r"[a-z0-9_]+")
-
 
 @dataclass(frozen=True, order=True)
 class Cell:
@@ -42,6 +40,10 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.name}"
+
+    def address(self, stage: str) -> str:
+        """DVC's name of one of the cell's stages, e.g. `train@digits-isdh-48-0`."""
+        return f"{stage}@{self.dataset}-{self.name}"
 
     @classmethod
     def parse(cls, text: str) -> Cell:
@@ -92,7 +94,7 @@ class Workspace:
         return self.root / "reports" / dataset
 
     def checkpoints(self, cell: Cell) -> Path:
-        """The folder of a cell's checkpoint; it stays until DVC has the trained model."""
+        """The folder of a cell's checkpoint; it stays until `encode` finds the model made."""
         return self.state("checkpoints", cell.dataset, cell.name)
 
     def state(self, *parts: str) -> Path:
@@ -187,17 +189,18 @@ def read_array(path: Path, *, dtype: Any, rows: int | None = None) -> np.ndarray
     return array
 
 
-def write_codes(folder: Path, codes: np.ndarray, *, bits: int) -> None:
+def write_codes(folder: Path, codes: np.ndarray, *, bits: int, weights_sha256: str) -> None:
     """Write packed codes and their checksum: codes.npy, codes.json.
 
     Args:
         folder: where to; created.
         codes: uint8 (N, ceil(bits / 8)), little bit order, pad bits 0.
         bits: the code length.
+        weights_sha256: of the model that made them.
     """
     write_array(folder / "codes.npy", codes)
-    digest = sha256(folder / "codes.npy")
-    write_json(folder / "codes.json", {"bits": bits, "rows": len(codes), "sha256": digest})
+    card = {"bits": bits, "rows": len(codes), "sha256": sha256(folder / "codes.npy")}
+    write_json(folder / "codes.json", {**card, "weights_sha256": weights_sha256})
 
 
 def read_codes(folder: Path, *, bits: int, rows: int | None = None) -> np.ndarray:
@@ -218,6 +221,23 @@ def read_codes(folder: Path, *, bits: int, rows: int | None = None) -> np.ndarra
     if codes.ndim != 2 or codes.shape[1] != -(-bits // 8):
         raise InputError(f"{path}: shape {codes.shape}, want (N, {-(-bits // 8)}); {REMAKE}")
     return codes
+
+
+def current_scores(workspace: Workspace, cell: Cell) -> dict[str, float] | None:
+    """A cell's scores if they are those of the model that is there.
+
+    While a cell is made anew, the scores of the model before still lie in their place.
+
+    Returns:
+        Name -> mean over queries; None: not scored, or another model was.
+    """
+    path = workspace.scores(cell)
+    if not path.exists() or not path.with_suffix(".npz").exists():
+        return None
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as values:
+        scored = str(values["weights_sha256"]) if "weights_sha256" in values else None
+    model = read_json(workspace.model(cell) / "model.json")
+    return read_json(path) if scored == model["weights_sha256"] else None
 
 
 def verify(path: Path, digest: str) -> None:

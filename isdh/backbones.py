@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isdh.errors import InputError, unknown
+from isdh.errors import InputError, first_five, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # on a scale of 0 to 1: torchvision's convention
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -95,7 +95,7 @@ def _state_dict(name: str, weights: Path, network: nn.Module) -> dict[str, Tenso
     if wrong:
         raise InputError(
             f"{weights}: not the weights of {name}: {len(wrong)} of {len(wanted)} entries are "
-            f"missing, unknown or of another shape ({', '.join(map(str, wrong[:5]))}); "
+            f"missing, unknown or of another shape ({first_five(wrong)}); "
             f"download torchvision's weights of {name}"
         )
     return found

@@ -48,10 +48,13 @@ def compare(
         str | None, typer.Option(help="A score, e.g. map_at_all; by default the champion's.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also cells that params.yaml no longer names.")
+    ] = False,
 ) -> None:
     """Compare methods at each code length.
 
-    Mean and deviation over seeds, of the runs that MLflow holds.
+    Mean and deviation over seeds, of today's cells as MLflow holds them.
     """
     from isdh import tracking
 
@@ -62,7 +65,13 @@ def compare(
     metric = metric or rule.metric
     direction = rule.direction if metric == rule.metric else "max"
     found = [
-        tracking.compare(workspace, name, metric, direction=direction)
+        tracking.compare(
+            workspace,
+            name,
+            metric,
+            direction=direction,
+            cells=None if everything else params.cells(name),
+        )
         for name in ([dataset] if dataset else params.datasets)
     ]
     if as_json:

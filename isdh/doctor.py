@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import platform
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,10 +95,12 @@ def _mlflow(workspace: Workspace) -> Finding:
 def _prefect() -> Finding:
     port = os.environ.get("ISDH_PREFECT_PORT") or "4200"
     url = os.environ.get("PREFECT_API_URL") or f"http://127.0.0.1:{port}/api"
+    # as the stages ask it: no proxy stands between
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+        with opener.open(f"{url}/health", timeout=2) as answer:
             healthy = answer.read().strip() == b"true"
-    except (OSError, ValueError, urllib.error.URLError):
+    except (OSError, ValueError, http.client.HTTPException):
         healthy = False
     if healthy:
         return Finding("ok", "Prefect", url)

@@ -1,13 +1,27 @@
-"""The one error that is the user's to mend: value, rule, remedy in its text."""
+"""The one error that is the user's to mend: value, rule, remedy in its text, and its words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
+
+NAMED = 5  # offenders that one error names
 
 
 class InputError(ValueError):
     """Bad input. Faces print its text without a traceback and exit with code 2."""
+
+
+def first_five(values: Iterable[Any]) -> str:
+    """The first five values and how many more there are, for messages.
+
+    >>> first_five("abcdefg")
+    "'a', 'b', 'c', 'd', 'e' and 2 more"
+    """
+    values = list(values)
+    more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
+    return ", ".join(repr(value) for value in values[:NAMED]) + more
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

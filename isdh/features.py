@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
 from isdh import backbones
+from isdh.device import autocast
 from isdh.errors import InputError
 from isdh.store import Pictures, Progress, map_batches, write_rows
 
@@ -66,8 +67,7 @@ class FeatureBackbone:
         """
         # torch wants an array that it could write to, and no negative strides.
         pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
-        half = self.device.type == "cuda"
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with torch.inference_mode(), autocast(self.device):
             outputs = self.network(normalise(pixels))
         features: np.ndarray = outputs.flatten(1).to(torch.float16).cpu().numpy()
         return features

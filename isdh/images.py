@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -12,6 +14,7 @@ from isdh.errors import InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no decoder that runs a program
 MAX_PIXELS = 89_478_485  # Pillow's own limit: a quarter of a GiB as RGB
 TOO_LARGE = f"more than {MAX_PIXELS:,} pixels; shrink the image"
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 TURNS = {  # EXIF orientation -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -43,8 +46,41 @@ def decode(data: bytes, *, size: int, channels: int, name: str = "image") -> np.
     Raises:
         InputError: not such an image, a damaged one, or one of more than MAX_PIXELS.
     """
+    mode = "RGB" if channels == 3 else "L"
+    with _refused(name):
+        stored, box = _stored(data, 2 * size)
+        small = _over_white(stored, mode).resize((size, size), Image.Resampling.BILINEAR, box)
+        return np.asarray(_upright(small, stored)).reshape(size, size, channels)
+
+
+def thumbnail(data: bytes, *, side: int, name: str = "image") -> Image.Image:
+    """What `decode` makes of an image file, for people: the aspect ratio is kept.
+
+    Args:
+        data: as in `decode`.
+        side: the most pixels a side of the result; a smaller picture is not enlarged.
+        name: what messages call the image.
+
+    Returns:
+        RGB.
+
+    Raises:
+        InputError: as in `decode`.
+    """
+    with _refused(name):
+        stored, box = _stored(data, 2 * side)
+        width, height = box[2:] if box else stored.size
+        scale = min(side / max(width, height), 1)
+        shape = max(round(width * scale), 1), max(round(height * scale), 1)
+        small = _over_white(stored, "RGB").resize(shape, Image.Resampling.BILINEAR, box)
+        return _upright(small, stored)
+
+
+@contextmanager
+def _refused(name: str) -> Iterator[None]:
+    """Name the image in whatever its bytes raise."""
     try:
-        return _pixels(data, size, "RGB" if channels == 3 else "L").reshape(size, size, channels)
+        yield
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except UnidentifiedImageError:
@@ -55,20 +91,23 @@ def decode(data: bytes, *, size: int, channels: int, name: str = "image") -> np.
         raise InputError(f"{name}: damaged image ({error}); replace the file") from error
 
 
-def _pixels(data: bytes, size: int, mode: str) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise InputError(TOO_LARGE)
-        reduced = image.draft(None, (2 * size, 2 * size))
-        image.load()
-        # A reduced side is rounded up: the box is what the picture covers of it.
-        box = reduced[1] if reduced else None
-        small = _over_white(image, mode).resize((size, size), Image.Resampling.BILINEAR, box)
-        return np.asarray(_upright(small, image))
+def _stored(data: bytes, least: int) -> tuple[Image.Image, Box | None]:
+    """The first frame as it is stored; a JPEG at a scale that leaves `least` pixels a side.
+
+    Returns:
+        The frame, loaded, and what the picture covers of it if its scale was reduced: a reduced
+        side is rounded up.
+    """
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(TOO_LARGE)
+    reduced = image.draft(None, (least, least))
+    image.load()
+    return image, reduced[1] if reduced else None
 
 
 def _upright(pixels: Image.Image, stored: Image.Image) -> Image.Image:
-    """Turn square pixels as the EXIF orientation of the stored image asks."""
+    """Turn pixels as the EXIF orientation of the stored image asks."""
     try:
         turn = TURNS.get(stored.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # unreadable EXIF says nothing of the pixels: they stay as stored

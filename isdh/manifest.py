@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from isdh.artifacts import REMAKE, missing, replacing, sha256
-from isdh.errors import InputError
+from isdh.errors import InputError, first_five
 
 if TYPE_CHECKING:  # the readers' options are validated without pandas
     import pandas as pd
@@ -21,17 +21,6 @@ TEXT = ("image", "path", "split")  # columns of str; image is the id
 SPLITS = ("train", "query", "database")
 FIXED = (*TEXT, "also_database", "sha256")  # every other column is a label, bool
 OUTSIDE, MISSING = "outside", "missing"  # in a digest's place, while files are read
-
-
-def first_five(values: Iterable[Any]) -> str:
-    """The first five values and how many more there are, for messages.
-
-    >>> first_five("abcdefg")
-    "'a', 'b', 'c', 'd', 'e' and 2 more"
-    """
-    values = list(values)
-    more = f" and {len(values) - 5} more" if len(values) > 5 else ""
-    return ", ".join(repr(value) for value in values[:5]) + more
 
 
 def labels_of(frame: pd.DataFrame) -> list[str]:
@@ -62,7 +51,8 @@ def database_rows(frame: pd.DataFrame) -> np.ndarray:
 def check(frame: pd.DataFrame, root: Path, *, reader: str) -> pd.DataFrame:
     """Turn what a reader returned into a manifest, or refuse it.
 
-    Rows without a label are dropped; `attrs["unlabelled"]` counts them.
+    Rows without a label are dropped; `attrs["unlabelled"]` counts them. Attributes that the reader
+    set, such as how many images its lists leave out, are kept.
 
     Args:
         frame: image, path, split, also_database and bool label columns.
@@ -86,6 +76,17 @@ def check(frame: pd.DataFrame, root: Path, *, reader: str) -> pd.DataFrame:
     kept = kept.loc[:, [*FIXED, *labels]]
     kept.attrs = {**frame.attrs, "unlabelled": int((~labelled).sum()), "reader": reader}
     return kept
+
+
+def repeats(values: Sequence[str]) -> list[str]:
+    """Values that occur more than once, in order of their second occurrence."""
+    seen: set[str] = set()
+    again: dict[str, None] = {}
+    for value in values:
+        if value in seen:
+            again[value] = None
+        seen.add(value)
+    return list(again)
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:
@@ -119,7 +120,7 @@ def _check_columns(frame: pd.DataFrame, text: Sequence[str]) -> None:
     absent = [name for name in (*text, "also_database") if name not in frame.columns]
     if absent:
         raise InputError(f"columns {first_five(absent)} are missing; a manifest has {FIXED}")
-    if repeated := _repeated(frame.columns.tolist()):
+    if repeated := repeats(frame.columns.tolist()):
         raise InputError(f"columns {first_five(repeated)} stand twice; name each once")
     for name in text:
         if odd := [value for value in frame[name] if not isinstance(value, str) or not value]:
@@ -134,12 +135,12 @@ def _check_rows(frame: pd.DataFrame) -> None:
     if odd := sorted(set(split) - set(SPLITS)):
         raise InputError(f"splits {first_five(odd)}; known: {', '.join(SPLITS)}")
     images = frame["image"].tolist()
-    if repeated := _repeated(images):
+    if repeated := repeats(images):
         pairs = frame.groupby("image")["split"].nunique()
         if two := [image for image in repeated if pairs[image] > 1]:
             raise InputError(f"images in two splits: {first_five(two)}; keep each in one")
         raise InputError(f"image ids that stand twice: {first_five(repeated)}; remove one of each")
-    if repeated := _repeated(frame["path"].tolist()):
+    if repeated := repeats(frame["path"].tolist()):
         raise InputError(f"paths under two ids: {first_five(repeated)}; keep one row a file")
     if odd := frame.loc[frame["also_database"] & (split != "train"), "image"].tolist():
         raise InputError(
@@ -152,17 +153,6 @@ def _check_rows(frame: pd.DataFrame) -> None:
         raise InputError(
             f"splits without a labelled row: {first_five(empty)}; put images into each"
         )
-
-
-def _repeated(values: Sequence[str]) -> list[str]:
-    """Values that occur more than once, in order of their second occurrence."""
-    seen: set[str] = set()
-    again: dict[str, None] = {}
-    for value in values:
-        if value in seen:
-            again[value] = None
-        seen.add(value)
-    return list(again)
 
 
 def _digests(root: Path, paths: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Codes and labels, or their joint histogram -> Scores, exact under ties.
 
 Hamming ranking is mostly ties. Every value here is the expectation over uniformly random order
-inside each tie, in closed form, a cut-off inside a tie included (docs/method.md, section Metrics).
+inside each tie, in closed form, a cut-off inside a tie included (docs/method.md, 4.3).
 
 The letters of the formulas: at a distance stand n items, m of them relevant; before it C items,
 R relevant, G shared labels; T of its places are inside the cut-off k.

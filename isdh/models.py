@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
@@ -11,7 +12,6 @@ from safetensors.torch import save as save_weights
 from isdh import networks
 from isdh.artifacts import read_json, replacing, sha256, verify, write_json
 from isdh.networks import Network
-from isdh.settings import Features, Images
 from isdh.settings import Network as NetworkSettings
 
 
@@ -20,7 +20,7 @@ def save(
     network: Network,
     *,
     bits: int,
-    inputs: Images | Features,
+    inputs: Mapping[str, Any],
     settings: NetworkSettings,
     input_shape: Sequence[int],
     labels: Sequence[str],
@@ -44,7 +44,7 @@ def save(
         stream.write(save_weights(state))
     card = {
         "bits": bits,
-        "inputs": inputs.model_dump(),
+        "inputs": dict(inputs),
         "network": settings.model_dump(),
         "input_shape": list(input_shape),
         "labels": list(labels),

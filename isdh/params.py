@@ -25,6 +25,14 @@ class DatasetParams(Section):
     network: Network
     training: Training
 
+    @model_validator(mode="after")
+    def _backbone_suits_inputs(self) -> DatasetParams:
+        backbone = self.network.backbone
+        if (self.inputs.kind == "images") != (backbone is not None):
+            need = "images need" if self.inputs.kind == "images" else "features take no"
+            raise InputError(f"network.backbone={backbone!r}: {need} backbone")
+        return self
+
 
 class Champion(Section):
     """When a registered model takes the alias `champion` from the one that holds it."""
@@ -58,7 +66,7 @@ class Params(Section):
                 )
         for name in self.datasets:
             if name not in self.dataset:
-                raise unknown("dataset", name, self.dataset)
+                raise InputError(f"{unknown('dataset', name, self.dataset)}; or add dataset.{name}")
         for name in self.methods:
             if name not in methods.METHODS:
                 raise unknown("method", name, methods.METHODS)
@@ -67,6 +75,47 @@ class Params(Section):
         for name, dataset in self.dataset.items():
             datasets.options(dataset.source, where=f"dataset.{name}.source")
         return self
+
+    @model_validator(mode="after")
+    def _champions_metric_is_scored(self) -> Params:
+        metric, _, cutoff = self.champion.metric.partition("_at_")
+        known = ["all" if k is None else str(k) for k in self.evaluate.cutoffs]
+        if cutoff not in known and not metric.endswith("_within_r2"):
+            raise InputError(
+                f"champion.metric={self.champion.metric!r}: not scored; "
+                f"evaluate.cutoffs gives _at_{', _at_'.join(known)}"
+            )
+        return self
+
+    def section(self, dataset: str) -> DatasetParams:
+        """What params.yaml says of one dataset.
+
+        Raises:
+            InputError: an unknown name.
+        """
+        if dataset not in self.dataset:
+            raise unknown("dataset", dataset, self.dataset)
+        return self.dataset[dataset]
+
+    def root(self, dataset: str) -> Path:
+        """The folder of one dataset's pictures as they came.
+
+        Raises:
+            InputError: the name is not among `datasets`.
+        """
+        if dataset not in self.datasets:
+            raise unknown("dataset", dataset, self.datasets)
+        return Path(self.datasets[dataset])
+
+    def hyper(self, method: str) -> dict[str, Any]:
+        """What params.yaml says of one method.
+
+        Raises:
+            InputError: an unknown name.
+        """
+        if method not in self.method:
+            raise unknown("method", method, self.method)
+        return self.method[method]
 
     def cells(self, dataset: str) -> list[Cell]:
         """Today's matrix of one dataset, in the order of params.yaml."""

@@ -38,6 +38,7 @@ class Features(Section):
 
 
 Inputs = Annotated[Images | Features, Field(discriminator="kind")]
+INPUT_DTYPES = {"images": "uint8", "features": "float16"}  # of inputs.npy and mirrored.npy
 
 
 class Network(Section):
@@ -69,7 +70,10 @@ class Training(Section):
 class Evaluate(Section):
     """What is scored."""
 
-    cutoffs: tuple[Annotated[int, Field(ge=1)] | None, ...] = (100, 1000, 5000, None)  # null: all
+    # null: the whole database
+    cutoffs: tuple[Annotated[int, Field(ge=1)] | None, ...] = Field(
+        (100, 1000, 5000, None), min_length=1
+    )
 
 
 Model = TypeVar("Model", bound=Section)
@@ -110,14 +114,25 @@ def _explain(detail: ErrorDetails, model: type[Section]) -> str:
     return f"{'.'.join(place)}={detail['input']!r}: {rule[0].lower()}{rule[1:]}"
 
 
-def _fields(model: Any, place: tuple[int | str, ...]) -> set[str]:
+def _fields(model: type[Section], place: tuple[int | str, ...]) -> set[str]:
     """Names of the keys that a section knows at a place below it."""
-    if not place:
-        return set(getattr(model, "model_fields", {}))
-    here = getattr(model, "model_fields", {}).get(place[0])
-    branches = _sections(here.annotation) if here else _sections(model)
-    rest = place[1:]
-    return {name for branch in branches for name in _fields(branch, rest)}
+    sections = [model]
+    for part in place:
+        below = [
+            section
+            for here in sections
+            if part in here.model_fields
+            for section in _sections(here.model_fields[str(part)].annotation)
+        ]
+        # other parts are keys of a mapping, or the tag that chose one of several kinds
+        tagged = [here for here in sections if part in _tags(here)]
+        sections = below or tagged or sections
+    return {name for section in sections for name in section.model_fields}
+
+
+def _tags(section: type[Section]) -> tuple[Any, ...]:
+    kind = section.model_fields.get("kind")
+    return get_args(kind.annotation) if kind else ()
 
 
 def _sections(annotation: Any) -> list[type[Section]]:

@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 
 from isdh.artifacts import replacing
-from isdh.errors import InputError
+from isdh.errors import NAMED, InputError
 from isdh.images import decode
 
-NAMED = 5  # how many unreadable files one error names
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
 
 class UnreadableError(InputError):
-    """Files of a batch that could not be decoded; `reasons` has a line for each."""
+    """Files that could not be decoded; `reasons` has a line for each of the first five."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
         self.reasons = list(reasons[:NAMED])

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from isdh import params
-from isdh.artifacts import Cell, Workspace, sha256, write_json
+from isdh.artifacts import Cell, Workspace, read_json, replacing, sha256, write_json
 
 STARTED = 1_700_000_000_000  # unix ms
 
@@ -92,13 +94,16 @@ def write_model(
 
 
 def write_scores(workspace: Workspace, cell: Cell, **scores: float) -> None:
-    """A cell's scores; those not given follow from the code length and seed."""
+    """Scores of the model that is there; those not given follow from the code length and seed."""
     usual: Mapping[str, float] = {
         "map_at_all": 0.5 + cell.bits / 1000 + cell.seed / 100,
         "ndcg_at_100": 0.6 + cell.bits / 1000 + cell.seed / 100,
         "queries_without_relevant": 0,
     }
     write_json(workspace.scores(cell), {**usual, **scores})
+    model = read_json(workspace.model(cell) / "model.json")
+    with replacing(workspace.scores(cell).with_suffix(".npz")) as stream:
+        np.savez(stream, allow_pickle=False, weights_sha256=model["weights_sha256"])
 
 
 def write_workspace(root: Path, **changes: Any) -> tuple[Workspace, params.Params]:

@@ -24,7 +24,6 @@ BYSTANDERS = {
     "isdh.artifacts": "moves bytes; what is in them is the stages' own",
     "isdh.datasets": "looks a reader up",
     "isdh.errors": "words for people",
-    "isdh.manifest": "reads the table, which is itself a dep; what it refuses, `dataset` states",
     "isdh.methods": "looks a method up",
     "isdh.params": "puts sections together; the values that a stage reads are its params",
     "isdh.registry": "looks files up",

@@ -78,6 +78,19 @@ def test_compare_as_json_prints_json_and_nothing_else(here, monkeypatch, capsys)
     assert entry["seeds"] == 2
 
 
+@pytest.mark.parametrize(("words", "methods"), [((), {"isdh"}), (("--all",), {"isdh", "dhn"})])
+def test_compare_leaves_out_cells_that_are_no_longer_in_the_matrix_unless_asked_for_all(
+    published, tmp_path, monkeypatch, capsys, words, methods
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.address(published[0]))
+    synthetic.write_params(tmp_path, methods=["isdh"], bits=[12], seeds=[0])
+    monkeypatch.chdir(tmp_path)
+    assert isdh(monkeypatch, "compare", "--json", *words) == 0
+    (comparison,) = json.loads(capsys.readouterr().out)
+    assert set(comparison["methods"]) == methods
+    assert comparison["methods"]["isdh"]["12"]["seeds"] == (2 if words else 1)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -143,6 +156,8 @@ def test_promote_without_scores_is_told(published, tmp_path, monkeypatch, capsys
 def no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # asked for nothing on this machine
+    monkeypatch.setenv("no_proxy", "")
 
 
 def examine(root: Path) -> dict[str, doctor.Finding]:

@@ -213,3 +213,44 @@ def test_damaged_bytes_raise_nothing_but_input_error(kind):
         except InputError:
             refused += 1
     assert refused > 0
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "shape"),
+    [
+        (640, 480, (32, 24)),
+        (30, 9, (30, 9)),
+        (9, 30, (9, 30)),
+        (999, 1, (32, 1)),
+        (521, 263, (32, 16)),
+    ],
+)
+def test_a_thumbnail_keeps_the_aspect_and_is_not_enlarged(width, height, shape):
+    for kind in ("PNG", "JPEG"):
+        assert images.thumbnail(saved(smooth(width, height), kind), side=32).size == shape
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_thumbnail_of_a_square_picture_is_what_is_decoded(kind):
+    data = saved(smooth(300, 300), kind)
+    pixels = np.asarray(images.thumbnail(data, side=32))
+    np.testing.assert_array_equal(pixels, decode(data, size=32, channels=3))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_thumbnail_is_upright_and_over_white(orientation):
+    upright = smooth(30, 20).convert("RGBA")
+    upright.paste((0, 0, 0, 0), (20, 0, 30, 20))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = saved(upright.transpose(INVERSE[orientation]), exif=exif)
+    shown = np.asarray(images.thumbnail(data, side=32))
+    np.testing.assert_array_equal(shown[:, :20], np.asarray(smooth(30, 20))[:, :20])
+    assert shown[:, 20:].min() == 255
+
+
+def test_a_thumbnail_refuses_what_is_refused_when_decoded():
+    with pytest.raises(InputError, match=r"^cat.jpg: no image"):
+        images.thumbnail(b"%!PS-Adobe-3.0 EPSF-3.0\n", side=8, name="cat.jpg")
+    with pytest.raises(InputError, match="more than 89,478,485 pixels"):
+        images.thumbnail(png_of(10_000, 10_000), side=8)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -215,6 +214,6 @@ def test_a_missing_a_foreign_and_a_broken_file_are_refused(frame, tmp_path):
         manifest.read(tmp_path / "unchecked.parquet")
 
 
-def test_the_first_five_are_named_and_the_others_counted():
-    assert manifest.first_five(np.arange(5).tolist()) == "0, 1, 2, 3, 4"
-    assert manifest.first_five(range(6)) == "0, 1, 2, 3, 4 and 1 more"
+def test_repeats_come_once_each_in_order_of_their_second_occurrence():
+    assert manifest.repeats(["a", "b", "c", "b", "a", "b"]) == ["b", "a"]
+    assert manifest.repeats(["a", "b"]) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -14,11 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from isdh import artifacts, codes, metrics, report
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError
+from isdh.images import decode
 from isdh.params import Params
 from isdh.report import plots, tables, vocabulary
 from isdh.report.evidence import read
@@ -111,7 +114,7 @@ def write_cell(
     rng = np.random.default_rng([cell.bits, cell.seed, params.methods.index(cell.method)])
     outputs = (labels - labels.mean(axis=0)) @ rng.normal(size=(labels.shape[1], cell.bits))
     packed = codes.pack(outputs + noise * rng.normal(size=outputs.shape))
-    artifacts.write_codes(workspace.codes(cell), packed, bits=cell.bits)
+    artifacts.write_codes(workspace.codes(cell), packed, bits=cell.bits, weights_sha256="0" * 64)
     query = (manifest["split"] == "query").to_numpy()
     searched = ((manifest["split"] == "database") | manifest["also_database"]).to_numpy()
     scores = metrics.evaluate(
@@ -126,6 +129,7 @@ def write_cell(
     with artifacts.replacing(workspace.scores(cell).with_suffix(".npz")) as stream:
         np.savez(
             stream,
+            weights_sha256="0" * 64,
             precision_by_radius=scores.precision_by_radius,
             recall_by_radius=scores.recall_by_radius,
             **scores.per_query,
@@ -343,7 +347,6 @@ def test_files_of_removed_cells_are_passed_over(workspace: Workspace) -> None:
         "data/shapes/manifest.parquet",
         "data/shapes/statistics.json",
         "data/shapes/labels.npy",
-        "raw/shapes/pictures/24.png",  # the first query
     ],
 )
 def test_a_missing_file_is_named(workspace: Workspace, path: str) -> None:
@@ -356,13 +359,37 @@ def test_a_missing_file_is_named(workspace: Workspace, path: str) -> None:
     ("path", "complaint"),
     [
         ("metrics/shapes/dhn-8-1.npz", "not NumPy arrays"),
-        ("raw/shapes/pictures/24.png", "not a picture"),
+        ("raw/shapes/pictures/24.png", "no image"),  # the first query
     ],
 )
 def test_a_broken_file_is_named(workspace: Workspace, path: str, complaint: str) -> None:
     (workspace.root / path).write_bytes(b"PK\3\4 broken")
     with pytest.raises(InputError, match=rf"{path}: {complaint}"):
         report.build(workspace, PARAMS, DATASET)
+
+
+def test_a_missing_picture_is_to_be_restored(workspace: Workspace) -> None:
+    (workspace.raw(DATASET) / "pictures" / "24.png").unlink()
+    with pytest.raises(InputError, match=r"24.png: No such file .*; restore it below .*shapes$"):
+        report.build(workspace, PARAMS, DATASET)
+
+
+def test_the_gallery_shows_what_the_network_saw(workspace: Workspace) -> None:
+    """Stored on its side with a black, transparent half: shown upright, that half white."""
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:8] = 0, 0, 255, 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # stored top is the right side
+    path = workspace.raw(DATASET) / "pictures" / "24.png"
+    Image.fromarray(pixels).save(path, exif=exif)
+    shown = gallery(workspace, read(workspace, PARAMS, DATASET))[0].picture
+    stored = base64.b64decode(shown.source.partition(",")[2])
+    with Image.open(io.BytesIO(stored)) as opened:
+        seen = np.asarray(opened.convert("RGB")).astype(int)
+    wanted = decode(path.read_bytes(), size=16, channels=3).astype(int)
+    assert wanted[:, :8].min() == 255
+    assert np.abs(seen - wanted)[:, [2, 13]].max() <= 12  # WebP, away from the edge of colours
+    assert shown.small
 
 
 def test_an_unknown_dataset_is_refused(built: Workspace) -> None:

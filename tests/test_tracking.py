@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE
 
 from isdh import params, tracking
 from isdh.artifacts import Cell, Workspace, read_json, write_json
 from isdh.errors import InputError
 from isdh.params import Champion, Params
-from isdh.tracking import champion, projection, promotions, provenance, server
+from isdh.tracking import champion, projection, promotions, provenance, server, versions
 from tests import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +211,36 @@ def test_a_changed_fingerprint_makes_a_new_run_and_leaves_the_old(workspace, set
     assert new != old
     assert shown(workspace, old) == before
     assert len(runs(workspace)) == 2
+
+
+def test_scores_of_the_model_before_are_not_those_of_a_new_training(workspace, settings):
+    old = tracking.publish(workspace, settings, CELL)
+    before = shown(workspace, old)
+    synthetic.write_model(workspace, CELL, fingerprint="e" * 64, weights="retrained")
+    new = tracking.publish(workspace, settings, CELL)
+    found = shown(workspace, new)
+    assert found["status"] == "RUNNING"
+    assert "isdh.scores" not in found["tags"]
+    assert not set(found["points"]) & set(read_json(workspace.scores(CELL)))
+    assert not [name for name in found["files"] if "scores" in name]
+    assert shown(workspace, old) == before
+    synthetic.write_scores(workspace, CELL, ndcg_at_100=0.25)
+    assert tracking.publish(workspace, settings, CELL) == new
+    assert shown(workspace, new)["status"] == "FINISHED"
+    assert client(workspace).get_run(new).data.metrics["ndcg_at_100"] == 0.25
+
+
+def test_a_training_repeated_to_other_weights_has_no_scores_until_it_is_scored(workspace, small):
+    run_id = tracking.publish(workspace, small, CELL)
+    tracking.publish(workspace, small, RIVAL)
+    synthetic.write_model(workspace, CELL, weights="not reproduced")  # the same fingerprint
+    assert tracking.publish(workspace, small, CELL) == run_id
+    assert shown(workspace, run_id)["status"] == "RUNNING"
+    assert tracking.runs(workspace, "digits")["method"].tolist() == ["dhn"]
+    synthetic.write_scores(workspace, CELL)
+    assert tracking.publish(workspace, small, CELL) == run_id
+    assert shown(workspace, run_id)["status"] == "FINISHED"
+    assert tracking.runs(workspace, "digits")["method"].tolist() == ["dhn", "isdh"]
 
 
 def test_a_restored_training_becomes_the_cells_current_one_again(workspace, small):
@@ -421,7 +458,8 @@ def write_lock(root: Path) -> None:
         f"encode@{name}": {"outs": [{"path": "codes/c", "md5": "k1.dir"}]},
         f"evaluate@{name}": {"outs": [{"path": "metrics/s.json", "md5": "s1"}]},
     }
-    (root / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+    lock = {"schema": "2.0", "stages": stages}
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
 
 
 @pytest.mark.parametrize(
@@ -452,12 +490,88 @@ def test_hashes_that_come_with_the_lock_are_added_by_the_next_publish(workspace,
     assert shown(workspace, run_id)["tags"]["dvc.metrics/s.json"] == "s1"
 
 
-def test_a_lock_that_is_being_written_is_passed_over(workspace):
-    (workspace.root / "dvc.lock").write_text("stages: {train@digits: {deps: [")
-    assert provenance.read_lock(workspace.root) == {}
+LOCK = """schema: '2.0'
+stages:
+  train@digits-isdh-12-0:
+    cmd: python -m flows.train digits isdh 12 0
+    deps:
+    - path: data/digits/inputs.npy
+      hash: md5
+      md5: 9b142f3887ad2e843a7e22e1a8140341
+      size: 470699
+    - path: isdh/methods/isdh.py
+      hash: md5
+      md5: 3406bb29ecd61f2380c442019720f8e6
+      size: 644
+    params:
+      params.yaml:
+        dataset.digits.training:
+          epochs: 3
+    outs:
+    - path: models/digits/isdh-12-0
+      hash: md5
+      md5: da407b2dd381f1b3bcbfb742ff64e048.dir
+      size: 6425519
+      nfiles: 3
+  evaluate@digits-isdh-12-0:
+    cmd: python -m flows.evaluate digits isdh 12 0
+    deps:
+    - path: codes/digits/isdh-12-0
+      hash: md5
+      md5: 3dfea9e0172726ab1cfeafbb17a546b2.dir
+      size: 15103
+      nfiles: 2
+    outs:
+    - path: metrics/digits/isdh-12-0.json
+      hash: md5
+      md5: 5066b10bdb789f1e98eec417337388fc
+      size: 8632
+"""
 
 
-def test_commit_and_dirtiness_are_told_and_the_lock_does_not_count(tmp_path):
+def test_no_beginning_of_a_lock_that_is_being_written_tells_a_wrong_hash(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    path = tmp_path / "dvc.lock"
+    path.write_text(LOCK)
+    whole = provenance.dvc_tags(provenance.read_lock(tmp_path), CELL)
+    assert len(whole) == 3
+    empty = 0
+    for length in range(len(LOCK)):
+        path.write_text(LOCK[:length])
+        lock = provenance.read_lock(tmp_path)
+        empty += lock == {}
+        assert provenance.dvc_tags(lock, CELL).items() <= whole.items(), LOCK[:length]
+    assert empty >= len(LOCK) - LOCK.count("\n")  # no line that is cut is believed
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b"stages:\n",
+        b"stages: {a: {deps: [\n",
+        b"stages: {a: }\n",
+        b"stages: {a: {deps: }}\n",
+        b"stages: {a: {outs: [b]}}\n",
+        b"stages: {a: {outs: [{md5: b}]}}\n",
+        b"stages: {a: {deps: [{path: 1}]}}\n",
+    ],
+)
+def test_a_lock_that_is_none_is_passed_over(tmp_path, content):
+    assert provenance.read_lock(tmp_path) == {}
+    (tmp_path / "dvc.lock").write_bytes(content)
+    assert provenance.read_lock(tmp_path) == {}
+
+
+def test_a_lock_that_cannot_be_read_is_passed_over(tmp_path):
+    (tmp_path / "dvc.lock").mkdir()
+    assert provenance.read_lock(tmp_path) == {}
+
+
+def test_commit_and_dirtiness_are_told_and_what_runs_write_does_not_count(tmp_path):
     assert provenance.git_tags(tmp_path) == {}
 
     def git(*words: str) -> str:
@@ -472,6 +586,7 @@ def test_commit_and_dirtiness_are_told_and_the_lock_does_not_count(tmp_path):
     git("commit", "-q", "-m", "first")
     clean = {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "git.dirty": "false"}
     (tmp_path / "dvc.lock").write_text("2")
+    (tmp_path / "promotions.jsonl").write_text("{}")
     assert provenance.git_tags(tmp_path) == clean
     (tmp_path / "code.py").write_text("2")
     assert provenance.git_tags(tmp_path) == {**clean, "git.dirty": "true"}
@@ -492,6 +607,60 @@ def test_a_file_that_is_no_database_is_told_at_once(workspace, settings):
     (workspace.root / "mlflow.db").write_text("no database" * 100)
     with pytest.raises(InputError, match="file is not a database"):
         tracking.publish_all(workspace, settings)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; see to space"),
+        (PermissionError(errno.EACCES, "Permission denied", "mlartifacts"), "'mlartifacts'; see"),
+        (sqlalchemy.exc.OperationalError("UPDATE", {}, Exception("disk I/O error")), "disk I/O"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told(workspace, settings, monkeypatch, fault, told):
+    def fail(*args: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", fail)
+    with pytest.raises(InputError, match=f"^MLflow at sqlite:.*{told}"):
+        tracking.publish(workspace, settings, CELL)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers every request as MLflow refuses one."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"error_code": "PERMISSION_DENIED", "message": "not yours"}).encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("told", ["", "example.org"])
+def test_no_proxy_stands_between_this_process_and_a_server_of_this_machine(
+    workspace, settings, monkeypatch, told
+):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("NO_PROXY", told)
+    monkeypatch.setenv("no_proxy", told)
+    with HTTPServer(("127.0.0.1", 0), Refusing) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing.server_port}")
+        with pytest.raises(InputError, match="not yours"):
+            tracking.prepare(workspace, settings)
+        refusing.shutdown()
+    assert os.environ["no_proxy"].startswith(told)
+
+
+@pytest.mark.parametrize("uri", ["http://", "http://127.0.0.1:port", "http://a b", "oracel://a/b"])
+def test_an_address_that_is_none_is_told(uri):
+    with pytest.raises(InputError, match="does not answer"):
+        server.require_answer(uri)
 
 
 def test_a_deleted_experiment_is_told_with_the_way_back(workspace, settings):
@@ -550,6 +719,19 @@ def test_comparison_holds_mean_and_deviation_over_seeds_best_and_champion(worksp
     assert found.methods["dhn"][24].std is None
     lowest = tracking.compare(workspace, "digits", "ndcg_at_100", direction="min")
     assert lowest.methods["isdh"][12].best
+
+
+def test_a_comparison_may_be_of_some_cells_only(workspace, settings):
+    tracking.publish_all(workspace, settings)
+    today = [CELL, Cell("digits", "isdh", 48, 0)]  # the second was never made
+    assert tracking.runs(workspace, "digits", today)[["method", "bits"]].values.tolist() == [
+        ["isdh", 12]
+    ]
+    found = tracking.compare(workspace, "digits", "ndcg_at_100", cells=today)
+    assert found.bits == [12]
+    assert found.methods["isdh"][12].seeds == 1
+    with pytest.raises(InputError, match=r"no scored run of dataset 'digits'.*cells asked for"):
+        tracking.runs(workspace, "digits", today[1:])
 
 
 def test_an_unknown_metric_names_the_nearest(workspace, small):
@@ -746,6 +928,44 @@ class TestPromotion:
         (decision,) = tracking.promote(workspace, both)
         assert decision.moves
         assert "0.7000, the champion's 0.5000" in decision.reason
+
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_a_cell_whose_scores_are_of_the_model_before_is_passed_over(
+        self, workspace, small, gone
+    ):
+        rescore(workspace, isdh=0.9, dhn=0.5)
+        if gone:  # DVC removes the model when its training starts
+            shutil.rmtree(workspace.model(CELL))
+        else:
+            synthetic.write_model(workspace, CELL, fingerprint="e" * 64, weights="retrained")
+        (decision,) = tracking.promote(workspace, small)
+        assert (decision.cell, decision.mean) == (RIVAL, 0.5)
+
+    @pytest.mark.parametrize("code", [INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE])
+    def test_a_champion_that_cannot_be_asked_for_is_not_taken_for_none(
+        self, workspace, small, monkeypatch, code
+    ):
+        rescore(workspace, isdh=0.6, dhn=0.5)
+        tracking.promote(workspace, small)
+        rescore(workspace, isdh=0.4)
+
+        def fail(*args: Any) -> None:
+            raise MlflowException("timed out", code)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "get_model_version_by_alias", fail)
+            with pytest.raises(InputError, match="timed out"):
+                tracking.promote(workspace, small)
+            with pytest.raises(InputError, match="timed out"):
+                tracking.rollback(workspace, "digits", 12)
+        assert holder(workspace) == ("1", str(CELL))
+        assert len(log(workspace)) == 1
+
+    def test_neither_a_missing_model_nor_a_missing_alias_is_a_champion(self, workspace):
+        mlflow = client(workspace)
+        assert versions.champion_version(mlflow, "isdh-digits-12bit") is None
+        mlflow.create_registered_model("isdh-digits-12bit")
+        assert versions.champion_version(mlflow, "isdh-digits-12bit") is None
 
     def test_a_dry_run_decides_alike_and_writes_nothing(self, workspace, small):
         tracking.prepare(workspace, small)

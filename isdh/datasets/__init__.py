@@ -1,7 +1,9 @@
 """One file per dataset layout; the folder is the registry, and `reader:` names a file of it.
 
 A reader's file defines `Options`, a Section of what params.yaml may say of it, and
-`read(root, options)`, which turns the raw folder into the rows of a manifest.
+`read(root, options)`, which turns the raw folder into the rows of a manifest. It may define
+`FETCH`, the end of a message to a user without the raw data: what to fetch, from whom and under
+which terms.
 """
 
 from __future__ import annotations

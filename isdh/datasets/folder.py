@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from isdh.errors import InputError
-from isdh.manifest import FIXED, SPLITS, first_five
+from isdh.errors import InputError, first_five
+from isdh.manifest import FIXED, SPLITS
 from isdh.settings import Section
 from isdh.splits import draw
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from isdh.errors import InputError
-from isdh.manifest import SPLITS, first_five
+from isdh.errors import InputError, first_five
+from isdh.manifest import SPLITS, repeats
 from isdh.settings import Section
 from isdh.splits import draw
 
@@ -142,8 +142,7 @@ def _listed(folder: Path, names: list[str], labelled: np.ndarray) -> np.ndarray:
         listed = [PurePosixPath(line).stem for line in path.read_text("utf-8").split()]
         if odd := [name for name in listed if name not in rows]:
             raise InputError(f"{path}: no image {first_five(odd)}; remove the lines")
-        if len(set(listed)) < len(listed):
-            again = sorted({name for name in listed if listed.count(name) > 1})
+        if again := repeats(listed):
             raise InputError(f"{path}: {first_five(again)} more than once; keep one line each")
         positions = np.array([rows[name] for name in listed], dtype=np.int64)
         for problem, wrong in (

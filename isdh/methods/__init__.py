@@ -45,9 +45,12 @@ def build(name: str, *, bits: int, num_classes: int, **hyper: Any) -> Method:
     """
     method = METHODS[name]
     known = set(inspect.signature(method).parameters) - {"bits", "num_classes"}
-    for key in hyper:
+    for key, value in hyper.items():
         if key not in known:
             raise unknown(f"hyper-parameter of {name}", key, known)
+        default = inspect.signature(method).parameters[key].default
+        if isinstance(default, float) and type(value) not in {int, float}:
+            raise InputError(f"{key}={value!r}: want a number; YAML reads 1e-1 as text, not 1.0e-1")
     if bits < 1:
         raise InputError(f"bits={bits}: a code has at least 1 bit")
     if num_classes < 1:

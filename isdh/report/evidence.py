@@ -130,7 +130,7 @@ def _chance(
 def _arrays(path: Path) -> dict[str, NDArray[np.float64]]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return dict(archive)
+            return {name: archive[name] for name in archive if name != "weights_sha256"}
     except FileNotFoundError:
         raise artifacts.missing(path) from None
     except (ValueError, EOFError, zipfile.BadZipFile) as error:

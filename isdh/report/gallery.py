@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from isdh import artifacts
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError
+from isdh.images import thumbnail
 from isdh.report.evidence import Evidence
 
 QUERIES = 6
@@ -140,24 +141,18 @@ def _picture(evidence: Evidence, row: int, query: int) -> Picture:
     shared = [(evidence.label_names[i], True) for i in np.flatnonzero(labels & wanted)]
     others = [(evidence.label_names[i], False) for i in np.flatnonzero(labels & ~wanted)]
     listed = max(_LABELS - len(shared), 0)
-    source, small = _thumbnail(evidence.raw / evidence.paths[row])
+    source, small = _embedded(evidence.raw, evidence.paths[row])
     return Picture(source, small, (*shared, *others[:listed]), len(others[listed:]))
 
 
-def _thumbnail(path: Path) -> tuple[str, bool]:
+def _embedded(raw: Path, path: str) -> tuple[str, bool]:
     """A picture as a data: URL, shrunk, and whether it was small already."""
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(path) as opened:
-            opened.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a large JPEG is decoded at a fraction
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except FileNotFoundError:
-        raise artifacts.missing(path) from None
+        data = (raw / path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: not a picture ({error}); {artifacts.REMAKE}") from None
-    small = max(picture.size) <= _SIDE // 2
-    picture.thumbnail((_SIDE, _SIDE))
+        raise InputError(f"{raw / path}: {error.strerror}; restore it below {raw}") from None
+    picture = thumbnail(data, side=_SIDE, name=str(raw / path))
     stream = BytesIO()
     picture.save(stream, "WEBP", quality=80, method=4)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode(), small
+    url = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+    return url, max(picture.size) <= _SIDE // 2

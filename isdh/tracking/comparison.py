@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pandas as pd
 from mlflow import MlflowClient
 
-from isdh.artifacts import Workspace
+from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError, unknown
 from isdh.tracking.publishing import since
 from isdh.tracking.server import connected, find_experiment, search
@@ -58,8 +58,13 @@ class Comparison:
         return asdict(self)
 
 
-def runs(workspace: Workspace, dataset: str) -> pd.DataFrame:
+def runs(workspace: Workspace, dataset: str, cells: Collection[Cell] | None = None) -> pd.DataFrame:
     """The scored cells of a dataset, from MLflow: of each cell the run published anew last.
+
+    Args:
+        workspace: whose MLflow.
+        dataset: a name.
+        cells: those to look at; None: all that were ever published.
 
     Returns:
         A row per cell: run_id, dataset, method, bits, seed, fingerprint, started, then scores.
@@ -68,18 +73,22 @@ def runs(workspace: Workspace, dataset: str) -> pd.DataFrame:
         InputError: MLflow does not answer, or no run has scores.
     """
     with connected(workspace, create=False) as client:
-        return _runs(client, dataset)
+        return _runs(client, dataset, cells)
 
 
-def _runs(client: MlflowClient, dataset: str) -> pd.DataFrame:
+def _runs(client: MlflowClient, dataset: str, cells: Collection[Cell] | None) -> pd.DataFrame:
     number = find_experiment(client, dataset)
     found = search(client, number) if number else []
-    scored = sorted((run for run in found if "isdh.scores" in run.data.tags), key=since)
-    if not scored:
-        raise InputError(
-            f"no scored run of dataset {dataset!r} in MLflow; run `dvc repro`, then `isdh publish`"
-        )
+    scored = sorted((run for run in found if run.data.tags.get("isdh.scores")), key=since)
     latest = {run.data.tags["isdh.cell"]: run for run in scored}
+    if cells is not None:
+        latest = {str(cell): latest[str(cell)] for cell in cells if str(cell) in latest}
+    if not latest:
+        others = ", of the cells asked for" if scored else ""
+        raise InputError(
+            f"no scored run of dataset {dataset!r} in MLflow{others}; run `dvc repro`, then "
+            "`isdh publish`"
+        )
     rows = [
         {
             "run_id": run.info.run_id,
@@ -98,7 +107,12 @@ def _runs(client: MlflowClient, dataset: str) -> pd.DataFrame:
 
 
 def compare(
-    workspace: Workspace, dataset: str, metric: str, *, direction: Direction = "max"
+    workspace: Workspace,
+    dataset: str,
+    metric: str,
+    *,
+    direction: Direction = "max",
+    cells: Collection[Cell] | None = None,
 ) -> Comparison:
     """The results table of a dataset under one metric, best and champion marked.
 
@@ -107,12 +121,13 @@ def compare(
         dataset: a name.
         metric: a score's name.
         direction: which mean is best.
+        cells: those to look at; None: all that were ever published.
 
     Raises:
         InputError: MLflow does not answer, no run has scores, or none has this one.
     """
     with connected(workspace, create=False) as client:
-        table = _runs(client, dataset)
+        table = _runs(client, dataset, cells)
         names = [name for name in table.columns if name not in IDENTITY]
         if metric not in names:
             raise unknown("metric", metric, names)

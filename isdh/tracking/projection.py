@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from isdh.artifacts import Cell, Workspace, read_json, sha256
+from isdh.artifacts import Cell, Workspace, current_scores, read_json, sha256
 from isdh.params import Params
 from isdh.tracking.provenance import Lock, dvc_tags
 
@@ -94,13 +94,14 @@ class Projection:
 
 
 def of_files(workspace: Workspace, cell: Cell, lock: Lock) -> Projection:
-    """What the files of a cell say: training, and scores if they were made.
+    """What the files of a cell say: training, and scores if they are of this training's model.
 
     Raises:
         InputError: the model's files are missing or unreadable.
     """
-    folder, scores = workspace.model(cell), workspace.scores(cell)
+    folder = workspace.model(cell)
     history, card = read_json(folder / "history.json"), read_json(folder / "model.json")
+    scores = current_scores(workspace, cell)
     files = [
         File(folder / "model.json", "model", sha256(folder / "model.json")),
         File(folder / "history.json", "model", sha256(folder / "history.json")),
@@ -108,15 +109,15 @@ def of_files(workspace: Workspace, cell: Cell, lock: Lock) -> Projection:
     weights = folder / "weights.safetensors"
     if weights.exists() and weights.stat().st_size <= LARGEST_WEIGHTS:
         files.append(File(weights, "model", card["weights_sha256"]))
-    if scores.exists():
-        files.append(File(scores, "scores", sha256(scores)))
+    if scores:
+        files.append(File(workspace.scores(cell), "scores", sha256(workspace.scores(cell))))
     sections = {"inputs": card["inputs"], "network": card["network"]}
     return _projection(
         workspace,
         cell,
         history,
         sections,
-        scores=read_json(scores) if scores.exists() else {},
+        scores=scores or {},
         tags=dvc_tags(lock, cell),
         files=tuple(files),
     )

@@ -12,6 +12,7 @@ import yaml
 
 from isdh.artifacts import Cell
 
+WRITTEN_BY_RUNS = ("dvc.lock", "promotions.jsonl")
 STAGES = ("train", "encode", "evaluate")  # of one cell, in the order they run
 Lock = Mapping[str, Any]  # name of a stage -> its entry in dvc.lock
 
@@ -19,12 +20,14 @@ Lock = Mapping[str, Any]  # name of a stage -> its entry in dvc.lock
 def git_tags(root: Path) -> dict[str, str]:
     """The commit, under the key that MLflow shows, and whether files differ from it.
 
-    dvc.lock, which a run itself writes, does not count. Empty outside of a git repository.
+    What a run itself writes, dvc.lock and promotions.jsonl, does not count. Empty outside of a git
+    repository.
     """
     commit = _git(root, "rev-parse", "HEAD")
     if not commit:
         return {}
-    changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude,top)dvc.lock")
+    others = [f":(exclude,top){name}" for name in WRITTEN_BY_RUNS]
+    changes = _git(root, "status", "--porcelain", "--", ".", *others)
     return {"mlflow.source.git.commit": commit, "git.dirty": "true" if changes else "false"}
 
 
@@ -39,16 +42,25 @@ def _git(root: Path, *words: str) -> str:
 
 
 def read_lock(root: Path) -> Lock:
-    """The stages of dvc.lock; none where there is no such file, or DVC is about to write it."""
-    path = root / "dvc.lock"
-    if not path.exists():
-        return {}
+    """The stages of dvc.lock; none where it is absent, unreadable or half-written.
+
+    DVC writes the file in place, so that any beginning of it may be seen. One that ends with a
+    whole entry cannot be told from a lock of fewer stages. The next publish tells what is missing.
+    """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except yaml.YAMLError:  # the hashes are told by the next publish
+        text = (root / "dvc.lock").read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # the last line, maybe a hash, is not whole
+            return {}
+        stages = dict(yaml.load(text, Loader=loader)["stages"])
+        paths = [file["path"] for entry in stages.values() for file in _files(entry)]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
         return {}
-    return dict((content or {}).get("stages", {}))
+    return stages if all(isinstance(path, str) for path in paths) else {}
+
+
+def _files(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [*entry.get("deps", []), *entry.get("outs", [])]
 
 
 def dvc_tags(lock: Lock, cell: Cell) -> dict[str, str]:

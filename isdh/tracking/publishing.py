@@ -229,8 +229,10 @@ def _conclude(
     number = run.info.run_id
     if wanted.scores and run.info.status != "FINISHED":
         client.set_terminated(number, "FINISHED", wanted.end)
+    elif not wanted.scores and run.info.status == "FINISHED":
+        client.update_run(number, "RUNNING")  # trained anew; the scores are of other weights
     tags = {**wanted.tags, **provenance.git_tags(workspace.root)}
-    if wanted.scores:
+    if wanted.scores or "isdh.scores" in run.data.tags:
         tags["isdh.scores"] = " ".join(wanted.scores)
     if since(run) < latest or latest == 0:
         tags["isdh.current_since"] = str(max(time.time_ns() // 1_000_000, latest + 1))

@@ -7,12 +7,13 @@ killed between the two leaves a line whose move the next promotion makes without
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from isdh.artifacts import Cell, Workspace, read_json
+from isdh.artifacts import Cell, Workspace, current_scores, read_json
 from isdh.errors import InputError
 from isdh.params import Params
 from isdh.tracking import champion, promotions, versions
@@ -67,15 +68,18 @@ def promote(workspace: Workspace, params: Params, *, dry_run: bool = False) -> l
     with connected(workspace, create=not dry_run) as client, locked(workspace, "promote"):
         for dataset in params.datasets:
             for bits in params.bits:
-                scored = {
-                    cell: read_json(workspace.scores(cell))
-                    for cell in params.cells(dataset)
-                    if cell.bits == bits and workspace.scores(cell).exists()
-                }
-                if scored:
+                cells = [cell for cell in params.cells(dataset) if cell.bits == bits]
+                if scored := _scored(workspace, cells):
                     group = _Group(client, workspace, params, dataset, bits, scored)
                     decisions.append(group.promote(dry_run=dry_run))
     return decisions
+
+
+def _scored(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, dict[str, float]]:
+    """The cells whose model is there and was scored, with their scores."""
+    there = [cell for cell in cells if (workspace.model(cell) / "model.json").exists()]
+    found = {cell: current_scores(workspace, cell) for cell in there}
+    return {cell: scores for cell, scores in found.items() if scores}
 
 
 class _Group:

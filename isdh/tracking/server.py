@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import http.client
 import os
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-import requests
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
@@ -17,9 +20,8 @@ from mlflow.exceptions import MlflowException
 from isdh.artifacts import Workspace
 from isdh.errors import InputError
 
-SECONDS_TO_CONNECT = 3.0
 SECONDS_TO_ANSWER = 10.0
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 REMEDY = "start that server, or unset MLFLOW_TRACKING_URI to use mlflow.db here"
 
 
@@ -37,17 +39,47 @@ def require_answer(uri: str) -> None:
     """
     try:
         if uri.startswith("http"):
-            # any answer will do: a proxy may know no /health
-            wait = (SECONDS_TO_CONNECT, SECONDS_TO_ANSWER)
-            requests.get(f"{uri.rstrip('/')}/health", timeout=wait)
+            _ask(uri)
         elif not _is_absent(uri):
             engine = sqlalchemy.create_engine(uri)
             sqlalchemy.inspect(engine).has_table("experiments")
             engine.dispose()
-    except (requests.RequestException, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+    except (
+        OSError,
+        ValueError,  # no URL
+        http.client.HTTPException,
+        sqlalchemy.exc.SQLAlchemyError,
+        ImportError,
+    ) as error:
         raise InputError(
             f"MLFLOW_TRACKING_URI={uri}: does not answer ({_first_line(error)}); {REMEDY}"
         ) from None
+
+
+def _ask(uri: str) -> None:
+    parts = urlsplit(uri)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path}/health")
+    ask_loopback_directly()
+    try:
+        urllib.request.urlopen(bare.geturl(), timeout=SECONDS_TO_ANSWER).close()
+    except urllib.error.HTTPError as answer:  # any will do: a proxy may know no /health
+        answer.close()
+    except urllib.error.URLError as error:
+        # someone is there; MLflow has settings of its own for whom to trust
+        if not isinstance(error.reason, ssl.SSLCertVerificationError):
+            raise
+
+
+def ask_loopback_directly() -> None:
+    """Let no proxy of the environment stand between this process and servers of this machine.
+
+    MLflow's client and urllib both read `no_proxy`.
+    """
+    told = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name.strip() for name in told.split(",") if name.strip()]
+    if "*" not in names:
+        names += [name for name in LOOPBACK if name not in names]
+        os.environ["no_proxy"] = ",".join(names)
 
 
 @contextmanager
@@ -59,7 +91,8 @@ def connected(workspace: Workspace, *, create: bool = True) -> Iterator[MlflowCl
         create: make the local database if there is none.
 
     Raises:
-        InputError: it does not answer, is of another MLflow version, is absent, or fails later.
+        InputError: it does not answer, is of another MLflow version, is absent, or fails later,
+            or a file cannot be read or written.
     """
     uri = address(workspace)
     if not create and _is_absent(uri):
@@ -69,8 +102,13 @@ def connected(workspace: Workspace, *, create: bool = True) -> Iterator[MlflowCl
         with locked(workspace, "mlflow"):  # two processes may not create one database
             client = MlflowClient(tracking_uri=uri)
         yield client
-    except MlflowException as error:
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
         raise InputError(f"MLflow at {uri}: {_first_line(error)}") from error
+    except OSError as error:  # of files kept beside the database, or sent to the server
+        raise InputError(
+            f"MLflow at {uri}: {_first_line(error)}; see to space, rights and network, then run "
+            "`isdh publish`"
+        ) from error
 
 
 def _is_absent(uri: str) -> bool:
@@ -79,8 +117,8 @@ def _is_absent(uri: str) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, requests.RequestException):  # its text tells of pools and retries
-        return type(error).__name__
+    if isinstance(error, urllib.error.URLError):
+        return str(error.reason)
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -15,6 +15,8 @@ from isdh.artifacts import Cell, Workspace
 from isdh.tracking.server import address, as_default, experiment
 
 ALIAS = "champion"
+# no such model; no such alias, as the database's store says it
+ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
 def model_name(dataset: str, bits: int) -> str:
@@ -23,10 +25,16 @@ def model_name(dataset: str, bits: int) -> str:
 
 
 def champion_version(client: MlflowClient, name: str) -> ModelVersion | None:
-    """The version that holds the alias, or None."""
+    """The version that holds the alias, or None.
+
+    Raises:
+        MlflowException: it could not be asked; an unanswered question is no "none".
+    """
     try:
         return client.get_model_version_by_alias(name, ALIAS)
-    except MlflowException:  # no such model, or no such alias
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
         return None
 
 

@@ -68,7 +68,7 @@ def test_a_cell_that_fails_is_told_and_the_others_are_made(made):
     done = main_job(made)
     broken.unlink()
     write_params(made, methods=["isdh", "dhn"])
-    assert done.returncode == 2
+    assert done.returncode == 1  # no fault of the input
     assert "train@digits-broken-8-0" in done.stderr
     assert "ArithmeticError" in done.stderr  # the end of the cell's log
     assert (made / "metrics" / "digits" / "isdh-8-0.json").exists()
