@@ -17,7 +17,8 @@ async def dataset(dataset: str) -> None:
     rows = await read(dataset, params.load())
     manifest.write(rows, WORKSPACE.manifest(dataset))
     counts = rows["split"].value_counts().to_dict()
-    stage.say(f"{dataset}: {counts}, {rows.attrs['unlabelled']} unlabelled rows dropped")
+    left_out = {name: rows.attrs.get(name, 0) for name in ("unlabelled", "unlisted")}
+    stage.say(f"{dataset}: {counts}; left out: {left_out}")
 
 
 @stage.task(name="read and check", retries=2, retry_delay_seconds=10)

@@ -73,6 +73,9 @@ def write_images_model(workspace: Workspace) -> None:
     inputs = Images(kind="images", size=32, channels=1)
     settings = Network(backbone="convnet")
     network = networks.build(input_shape=(32, 32, 1), bits=CELL.bits, **settings.model_dump())
+    pixels = np.stack([decode(data, size=32, channels=1) for data in PICTURES])
+    with torch.inference_mode():  # outputs around 0; else all pictures have one code
+        network.head[-1].bias -= network.eval()(torch.from_numpy(pixels)).mean(dim=0)
     write_model(workspace, network, settings, inputs, (32, 32, 1))
 
 
@@ -106,7 +109,7 @@ def write_model(
         workspace.model(CELL),
         network,
         bits=CELL.bits,
-        inputs=inputs,
+        inputs=inputs.model_dump(),
         settings=settings,
         input_shape=shape,
         labels=["one", "two"],

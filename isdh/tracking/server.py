@@ -58,7 +58,8 @@ def require_answer(uri: str) -> None:
 
 def _ask(uri: str) -> None:
     parts = urlsplit(uri)
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path}/health")
+    host, path = parts.netloc.rpartition("@")[2], f"{parts.path.rstrip('/')}/health"
+    bare = parts._replace(netloc=host, path=path)
     ask_loopback_directly()
     try:
         urllib.request.urlopen(bare.geturl(), timeout=SECONDS_TO_ANSWER).close()
