@@ -45,8 +45,9 @@ async def score(cell: Cell, settings: params.Params) -> metrics.Scores:
 
 @stage.task(name="write scores", retries=2, retry_delay_seconds=5)
 async def write(cell: Cell, scores: metrics.Scores) -> None:
-    """The means as flat JSON; values per query and curves beside them."""
+    """The means as flat JSON; then values per query and curves, and whose they all are."""
     path = WORKSPACE.scores(cell)
+    write_json(path, scores.as_dict())
     with replacing(path.with_suffix(".npz")) as stream:
         np.savez(
             stream,
@@ -56,7 +57,6 @@ async def write(cell: Cell, scores: metrics.Scores) -> None:
             precision_by_radius=scores.precision_by_radius,
             recall_by_radius=scores.recall_by_radius,
         )
-    write_json(path, scores.as_dict())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from prefect import flow
 from flows import graph, published, stage, tracked
 from flows.stage import WORKSPACE
 from isdh import methods, params
-from isdh.artifacts import Cell, read_json
+from isdh.artifacts import Cell, current_scores
 from isdh.device import choose_device
 from isdh.errors import InputError
 from isdh.params import Params
@@ -131,17 +131,18 @@ async def publish(settings: Params) -> None:
 
 
 def _scores(settings: Params) -> list[dict[str, Any]]:
-    """A row a cell, the champion rule's metric among the columns."""
+    """A row a scored cell."""
     return [
         {
             "dataset": cell.dataset,
             "method": cell.method,
             "bits": cell.bits,
             "seed": cell.seed,
-            **{name: round(value, 4) for name, value in read_json(WORKSPACE.scores(cell)).items()},
+            **{name: round(value, 4) for name, value in scores.items()},
         }
         for dataset in settings.datasets
         for cell in settings.cells(dataset)
+        if (scores := current_scores(WORKSPACE, cell))
     ]
 
 

@@ -7,8 +7,6 @@ same work. Exit codes: 0 done, 2 the input must be mended (a message, no traceba
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import functools
 import inspect
 import logging
@@ -16,8 +14,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -35,7 +34,7 @@ from prefect.flows import Flow
 from tqdm import tqdm
 
 from flows import PARENT, services
-from isdh.artifacts import Workspace
+from isdh.artifacts import Workspace, locked
 from isdh.errors import InputError
 
 P = ParamSpec("P")
@@ -134,25 +133,12 @@ def say(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
-@contextlib.contextmanager
-def only_one(name: str) -> Iterator[None]:
-    """Hold the lock of a stage's outputs; wait for whoever holds it, saying so.
-
-    The lock ends with the process, however it dies.
-    """
-    path = WORKSPACE.state("locks", name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            say(f"{name}: process {stream.read().strip()} is at it; waiting for it to end")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
+def only_one(name: str) -> AbstractContextManager[None]:
+    """Hold the lock of a stage's outputs; wait for whoever holds it, saying so."""
+    return locked(
+        WORKSPACE.state("locks", name),
+        waiting=lambda holder: say(f"{name}: process {holder} is at it; waiting for it to end"),
+    )
 
 
 def _end_with_parent(parent: int) -> None:

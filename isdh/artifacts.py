@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,28 @@ class Workspace:
     def state(self, *parts: str) -> Path:
         """What is not an output: checkpoints, locks, servers' files. Safe to delete when idle."""
         return self.root.joinpath(".isdh", *parts)
+
+
+@contextmanager
+def locked(path: Path, *, waiting: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
+    """Hold a lock file; it is free again when the process ends, however that happens.
+
+    Args:
+        path: the file; created.
+        waiting: called with the holder's process id, if there is one to wait for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            waiting(stream.read().strip())
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
 
 
 @contextmanager
@@ -232,12 +255,12 @@ def current_scores(workspace: Workspace, cell: Cell) -> dict[str, float] | None:
         Name -> mean over queries; None: not scored, or another model was.
     """
     path = workspace.scores(cell)
-    if not path.exists() or not path.with_suffix(".npz").exists():
+    model = workspace.model(cell) / "model.json"
+    if not all(file.exists() for file in (path, path.with_suffix(".npz"), model)):
         return None
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as values:
         scored = str(values["weights_sha256"]) if "weights_sha256" in values else None
-    model = read_json(workspace.model(cell) / "model.json")
-    return read_json(path) if scored == model["weights_sha256"] else None
+    return read_json(path) if scored == read_json(model)["weights_sha256"] else None
 
 
 def verify(path: Path, digest: str) -> None:

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from isdh.artifacts import Workspace
+from isdh.artifacts import Workspace, locked
 from isdh.tracking.provenance import git_tags
-from isdh.tracking.server import locked
 
 
 def append(workspace: Workspace, move: Mapping[str, Any]) -> None:
@@ -29,7 +28,7 @@ def append(workspace: Workspace, move: Mapping[str, Any]) -> None:
         **move,
     }
     path = workspace.root / "promotions.jsonl"
-    with locked(workspace, "promotions"), path.open("a+b") as stream:
+    with locked(workspace.state("locks", "promotions")), path.open("a+b") as stream:
         if stream.tell() and not _ends_in_newline(stream):
             stream.write(b"\n")  # after a line that a dying process left unfinished
         stream.write(json.dumps(line, allow_nan=False).encode() + b"\n")

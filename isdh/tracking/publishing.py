@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from isdh.artifacts import Cell, Workspace, verify
+from isdh.artifacts import Cell, Workspace, locked, verify
 from isdh.params import Params
 from isdh.tracking import projection, provenance
 from isdh.tracking.projection import Projection
-from isdh.tracking.server import connected, experiment, locked, search
+from isdh.tracking.server import connected, experiment, search
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def since(run: Run) -> int:
 
 def _upsert(client: MlflowClient, workspace: Workspace, number: str, wanted: Projection) -> str:
     cell = wanted.cell
-    with locked(workspace, f"publish-{cell.dataset}-{cell.name}"):
+    with locked(workspace.state("locks", f"publish-{cell.dataset}-{cell.name}")):
         runs = search(client, number, f"tags.`isdh.cell` = '{cell}'")
         if _is_told(wanted, runs):
             return str(_same(wanted, runs)[0].info.run_id)

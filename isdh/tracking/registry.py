@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from isdh.artifacts import Cell, Workspace, current_scores, read_json
+from isdh.artifacts import Cell, Workspace, current_scores, locked, read_json
 from isdh.errors import InputError
 from isdh.params import Params
 from isdh.tracking import champion, promotions, versions
 from isdh.tracking.champion import Standing
 from isdh.tracking.projection import data_digest
 from isdh.tracking.publishing import publish
-from isdh.tracking.server import connected, locked
+from isdh.tracking.server import connected
 from isdh.tracking.versions import ALIAS, champion_version, model_name
 
 
@@ -65,7 +65,10 @@ def promote(workspace: Workspace, params: Params, *, dry_run: bool = False) -> l
             are missing or altered.
     """
     decisions = []
-    with connected(workspace, create=not dry_run) as client, locked(workspace, "promote"):
+    with (
+        connected(workspace, create=not dry_run) as client,
+        locked(workspace.state("locks", "promote")),
+    ):
         for dataset in params.datasets:
             for bits in params.bits:
                 cells = [cell for cell in params.cells(dataset) if cell.bits == bits]
@@ -77,8 +80,7 @@ def promote(workspace: Workspace, params: Params, *, dry_run: bool = False) -> l
 
 def _scored(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, dict[str, float]]:
     """The cells whose model is there and was scored, with their scores."""
-    there = [cell for cell in cells if (workspace.model(cell) / "model.json").exists()]
-    found = {cell: current_scores(workspace, cell) for cell in there}
+    found = {cell: current_scores(workspace, cell) for cell in cells}
     return {cell: scores for cell, scores in found.items() if scores}
 
 
@@ -220,7 +222,7 @@ def rollback(workspace: Workspace, dataset: str, bits: int) -> Decision:
         InputError: MLflow does not answer, or there is no champion, or none before it.
     """
     name = model_name(dataset, bits)
-    with connected(workspace, create=False) as client, locked(workspace, "promote"):
+    with connected(workspace, create=False) as client, locked(workspace.state("locks", "promote")):
         holder = champion_version(client, name)
         if holder is None:
             raise InputError(f"model {name!r}: has no champion; run `isdh promote`")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import os
 import ssl
@@ -17,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from isdh.artifacts import Workspace
+from isdh.artifacts import Workspace, locked
 from isdh.errors import InputError
 
 SECONDS_TO_ANSWER = 10.0
@@ -100,7 +99,9 @@ def connected(workspace: Workspace, *, create: bool = True) -> Iterator[MlflowCl
         raise InputError(f"{uri}: no such database; run `dvc repro`, then `isdh publish`")
     require_answer(uri)
     try:
-        with locked(workspace, "mlflow"):  # two processes may not create one database
+        with locked(
+            workspace.state("locks", "mlflow")
+        ):  # two processes may not create one database
             client = MlflowClient(tracking_uri=uri)
         yield client
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -184,13 +185,3 @@ def search(client: MlflowClient, experiment_id: str, query: str = "") -> list[Ru
         found += page
         if not (token := page.token):
             return found
-
-
-@contextmanager
-def locked(workspace: Workspace, name: str) -> Iterator[None]:
-    """Hold a lock of the workspace; it ends with the process, however that dies."""
-    path = workspace.state("locks", f"{name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
