@@ -31,7 +31,7 @@ async def score(cell: Cell, settings: params.Params) -> metrics.Scores:
     """Rank the database for every query by Hamming distance."""
     labels = read_array(WORKSPACE.data(cell.dataset) / "labels.npy", dtype=bool)
     codes = read_codes(WORKSPACE.codes(cell), bits=cell.bits, rows=len(labels))
-    rows = manifest.read(WORKSPACE.manifest(cell.dataset))
+    rows = manifest.read_splits(WORKSPACE.manifest(cell.dataset))
     query, database = manifest.query_rows(rows), manifest.database_rows(rows)
     return metrics.evaluate(
         codes[query],

@@ -39,7 +39,7 @@ async def read(cell: Cell) -> TrainingRows:
     """Map the arrays and find the training rows."""
     folder = WORKSPACE.data(cell.dataset)
     card = read_json(folder / "inputs.json")
-    rows = manifest.training_rows(manifest.read(WORKSPACE.manifest(cell.dataset)))
+    rows = manifest.training_rows(manifest.read_splits(WORKSPACE.manifest(cell.dataset)))
     dtype = INPUT_DTYPES[card["inputs"]["kind"]]
     return TrainingRows(
         inputs=read_array(folder / "inputs.npy", dtype=dtype, rows=card["rows"]),

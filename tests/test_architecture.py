@@ -105,7 +105,7 @@ def test_methods_never_import_a_sibling(imports):
 @pytest.mark.parametrize(
     ("start", "absent"),
     [
-        ("flows.evaluate", {"torch", "mlflow"}),
+        ("flows.evaluate", {"torch", "mlflow", "pandas"}),
         ("flows.encode", {"mlflow", "pandas", "numba"}),
         ("isdh.encoder", {"mlflow", "pandas", "numba", "prefect", "pyarrow"}),
         ("isdh.params", {"torch", "mlflow", "pandas", "numba", "prefect", "sklearn"}),

@@ -217,3 +217,27 @@ def test_a_missing_a_foreign_and_a_broken_file_are_refused(frame, tmp_path):
 def test_repeats_come_once_each_in_order_of_their_second_occurrence():
     assert manifest.repeats(["a", "b", "c", "b", "a", "b"]) == ["b", "a"]
     assert manifest.repeats(["a", "b"]) == []
+
+
+def test_splits_are_read_without_pandas_and_give_the_same_rows(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "image": list("abcd"),
+            "path": list("abcd"),
+            "split": ["train", "query", "database", "train"],
+            "also_database": [True, False, False, False],
+            "sha256": list("abcd"),
+            "sky": [True] * 4,
+        }
+    )
+    path = tmp_path / "manifest.parquet"
+    manifest.write(frame, path)
+    splits = manifest.read_splits(path)
+    for rows in (manifest.training_rows, manifest.query_rows, manifest.database_rows):
+        assert rows(splits).tolist() == rows(frame).tolist()
+    path.write_bytes(b"no parquet")
+    with pytest.raises(InputError, match="not a manifest"):
+        manifest.read_splits(path)
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        manifest.read_splits(path)

@@ -32,6 +32,7 @@ def flickr(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bits=[48],
         seeds=[0, 1, 2],
         evaluate={"cutoffs": [100, 1000, 5000, None]},
+        champion={"metric": "ndcg_at_100"},
     )
     raw = folder / "raw" / "mirflickr"
     for archive in sorted((given / "data").glob("mirflickr25k-128.part*.tar")):
