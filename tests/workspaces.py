@@ -46,7 +46,8 @@ def copy_project(folder: Path, **params: Any) -> Path:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
-    (folder / "dvc.lock").unlink(missing_ok=True)
+    for made in ("dvc.lock", "promotions.jsonl"):  # by the project's own runs
+        (folder / made).unlink(missing_ok=True)
     subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
     write_params(folder, **params)
     return folder
