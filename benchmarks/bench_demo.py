@@ -1,7 +1,8 @@
 """How long `make demo` takes on a clean clone, and how much of it is not the work itself.
 
-The same cells are then trained, encoded and evaluated in one process a core; what the demo's processes
-used beyond that is start-up (imports counted) and orchestration: DVC, Prefect, its server, MLflow.
+The same cells are then trained, encoded and evaluated in one process a core; what the demo's
+processes used beyond that is start-up (imports counted) and orchestration: DVC, Prefect, its
+server, MLflow.
 
     python benchmarks/bench_demo.py [--keep FOLDER]
 """
