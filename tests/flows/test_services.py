@@ -232,7 +232,8 @@ def test_a_server_that_ignores_the_signal_is_killed_with_its_group(monkeypatch):
 
 
 BODY = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from flows import services
 with services.prefect_server(pathlib.Path(sys.argv[1])) as url:
     print(url, services.api_answers(url), flush=True)
