@@ -258,7 +258,10 @@ def test_where_another_program_has_the_port_a_server_runs_elsewhere_until_ctrl_c
         assert healthy == "True"
         assert url != f"http://127.0.0.1:{taken}/api"
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        try:
+            _, told = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert not services.api_answers(url)
     assert services.port_is_free(int(re.search(r":(\d+)/", url)[1]))
     assert told.count("no Prefect server at") == 1
