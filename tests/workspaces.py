@@ -69,6 +69,7 @@ def environment(**more: str) -> dict[str, str]:
     return {
         **inherited,
         "PATH": f"{binaries}{os.pathsep}{inherited['PATH']}",
+        "SHELL": "/bin/sh",  # what DVC takes where none is set
         "PREFECT_API_URL": "http://127.0.0.1:9/api",  # where nothing answers
         **more,
     }

@@ -104,30 +104,32 @@ def test_a_stage_ends_when_dvc_is_killed_and_the_next_run_equals_an_undisturbed_
     command = ["dvc", "repro", "-s", "train@digits-isdh-12-0"]
     checkpoints = made / ".isdh" / "checkpoints"
     shutil.rmtree(checkpoints, ignore_errors=True)
-    with subprocess.Popen(
-        command, cwd=made, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as dvc:
-        wait_for(checkpoints, "digits/isdh-12-0/*.pt")
-        [train] = children(dvc.pid)
-        os.kill(dvc.pid, signal.SIGKILL)
-        killed = time.time() * 1000
-        deadline = time.monotonic() + 5
-        while alive(train) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not alive(train)
-    resumed = run(made, *command)
-    assert resumed.returncode == 0, resumed.stderr
-    model = made / "models" / "digits" / "isdh-12-0"
-    epochs = json.loads((model / "history.json").read_text())["epochs"]
-    assert epochs[0]["timestamp"] < killed < epochs[-1]["timestamp"]  # it went on, not anew
-    weights = (model / "weights.safetensors").read_bytes()
-    shutil.rmtree(checkpoints)
-    undisturbed = run(made, *command[:2], "-f", *command[2:])
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    again = json.loads((model / "history.json").read_text())["epochs"]
-    assert again[0]["timestamp"] > epochs[-1]["timestamp"]  # trained from the start
-    assert (model / "weights.safetensors").read_bytes() == weights
-    write_params(made, methods=["isdh", "dhn"])
+    try:
+        with subprocess.Popen(
+            command, cwd=made, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as dvc:
+            wait_for(checkpoints, "digits/isdh-12-0/*.pt")
+            [train] = children(dvc.pid)
+            os.kill(dvc.pid, signal.SIGKILL)
+            killed = time.time() * 1000
+            deadline = time.monotonic() + 5
+            while alive(train) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert not alive(train)
+        resumed = run(made, *command)
+        assert resumed.returncode == 0, resumed.stderr
+        model = made / "models" / "digits" / "isdh-12-0"
+        epochs = json.loads((model / "history.json").read_text())["epochs"]
+        assert epochs[0]["timestamp"] < killed < epochs[-1]["timestamp"]  # it went on, not anew
+        weights = (model / "weights.safetensors").read_bytes()
+        shutil.rmtree(checkpoints)
+        undisturbed = run(made, *command[:2], "-f", *command[2:])
+        assert undisturbed.returncode == 0, undisturbed.stderr
+        again = json.loads((model / "history.json").read_text())["epochs"]
+        assert again[0]["timestamp"] > epochs[-1]["timestamp"]  # trained from the start
+        assert (model / "weights.safetensors").read_bytes() == weights
+    finally:
+        write_params(made, methods=["isdh", "dhn"])
     assert run(made, "dvc", "repro").returncode == 0
 
 
