@@ -72,8 +72,9 @@ for dataset in settings.datasets:
         network = networks.build(input_shape=inputs.shape[1:], bits=cell.bits,
                                  **section.network.model_dump())
         method = methods.build(cell.method, bits=cell.bits, num_classes=labels.shape[1],
-                               **settings.method[cell.method])
-        for _ in fit(network, method, data, section.training, seed=cell.seed, device=cpu):
+                               **settings.hyper(dataset, cell.method))
+        training = settings.training(dataset, cell.method)
+        for _ in fit(network, method, data, training, seed=cell.seed, device=cpu):
             pass
         trained = time.process_time()
         codes = encode(network, inputs, device=cpu)

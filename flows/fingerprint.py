@@ -37,8 +37,8 @@ def fingerprint(workspace: Workspace, params: Params, cell: Cell, *, device: str
             for path in _dependencies(workspace.root / "dvc.yaml", cell)
         },
         "network": dataset.network.model_dump(),
-        "training": dataset.training.model_dump(),
-        "method": params.hyper(cell.method),
+        "training": params.training(cell.dataset, cell.method).model_dump(),
+        "method": params.hyper(cell.dataset, cell.method),
         "versions": [torch.__version__, np.__version__],
         "device": device,
     }

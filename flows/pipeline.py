@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import product
 from typing import Any
 
 from prefect import flow
@@ -47,9 +48,9 @@ def check_methods(settings: Params) -> None:
     Raises:
         InputError: an unknown hyper-parameter, or a value out of range.
     """
-    for name in settings.methods:
+    for name, dataset, bits in product(settings.methods, settings.datasets, settings.bits):
         try:
-            methods.build(name, bits=settings.bits[0], num_classes=1, **settings.hyper(name))
+            methods.build(name, bits=bits, num_classes=2, **settings.hyper(dataset, name))
         except InputError as error:
             raise InputError(f"params.yaml: method.{name}: {error}") from None
 

@@ -16,7 +16,7 @@ from flows.stage import WORKSPACE
 from isdh import manifest, methods, models, networks, params
 from isdh.artifacts import Cell, read_array, read_json, write_json
 from isdh.device import choose_device, describe
-from isdh.method import Method
+from isdh.method import FittedMethod, Method
 from isdh.settings import INPUT_DTYPES
 from isdh.training import Record, TrainingRows, fit
 
@@ -54,8 +54,10 @@ async def learn(
     cell: Cell, settings: params.Params, data: TrainingRows, device: torch.device, name: str
 ) -> tuple[networks.Network, dict[str, Any]]:
     """Descend; returns the network and what history.json will hold."""
-    training = settings.section(cell.dataset).training
+    training = settings.training(cell.dataset, cell.method)
     network, method = start(cell, settings, data)
+    if method.remark:
+        stage.say(f"{cell.method}: {method.remark}")
     history: dict[str, Any] = {
         "fingerprint": name,
         "method": {"name": cell.method, **methods.settings(method)},
@@ -68,7 +70,8 @@ async def learn(
             "numpy": np.__version__,
         },
     }
-    progress = stage.Progress(training.epochs, unit="epochs")
+    epochs = 1 if isinstance(method, FittedMethod) else training.epochs
+    progress = stage.Progress(epochs, unit="epochs")
     checkpoint = WORKSPACE.checkpoints(cell) / f"{name}.pt"
     for other in WORKSPACE.checkpoints(cell).glob("*.pt"):
         if other != checkpoint:
@@ -87,7 +90,7 @@ async def learn(
             checkpoint=checkpoint,
         ):
             records.append(record)
-            progress.advance(loss=f"{record['loss']:.4f}")
+            progress.advance(loss=f"{record.get('loss', 0):.4f}")
             live.tell(records)
         return records
 
@@ -111,7 +114,7 @@ def start(
         **settings.section(cell.dataset).network.model_dump(),
     )
     classes = data.labels.shape[1]
-    hyper = settings.hyper(cell.method)
+    hyper = settings.hyper(cell.dataset, cell.method)
     return network, methods.build(cell.method, bits=cell.bits, num_classes=classes, **hyper)
 
 
@@ -130,6 +133,7 @@ async def write(
         settings=settings.section(cell.dataset).network,
         input_shape=card["shape"],
         labels=card["labels"],
+        head=methods.METHODS[cell.method].head,
         backbone_sha256=card.get("backbone_sha256"),
     )
     write_json(folder / "history.json", history)

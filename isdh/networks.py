@@ -46,18 +46,34 @@ class Network(nn.Module):
     Args:
         normalise: raw inputs -> float inputs.
         backbone: float inputs -> (N, F).
-        head: (N, F) -> (N, bits).
+        neck: (N, F) -> (N, width): dropout, and the hidden layer where there is one.
+        head: (N, width) -> (N, bits): the hash layer.
+        width: of what the head reads.
     """
 
-    def __init__(self, normalise: Standardise, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(
+        self,
+        normalise: Standardise,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: nn.Module,
+        width: int,
+    ) -> None:
         super().__init__()
         self.normalise = normalise
         self.backbone = backbone
+        self.neck = neck
         self.head = head
+        self.width = width
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the backbone makes, (N, F), of inputs as they are stored."""
+        features: Tensor = self.backbone(self.normalise(inputs))
+        return features
 
     def hidden(self, inputs: Tensor) -> Tensor:
-        """What the head reads: (N, F) of inputs as they are stored."""
-        hidden: Tensor = self.backbone(self.normalise(inputs))
+        """What the head reads, (N, width), of inputs as they are stored."""
+        hidden: Tensor = self.neck(self.features(inputs))
         return hidden
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -78,7 +94,9 @@ def build(
     weights: Path | None = None,
     hidden: int | None = None,
     dropout: float = 0.0,
+    hidden_dropout: float = 0.0,
     batch_norm: bool = False,
+    head: nn.Module | None = None,
 ) -> Network:
     """Make an untrained network.
 
@@ -89,21 +107,23 @@ def build(
         weights: where a torchvision backbone starts; None: from initial values.
         hidden: width of a ReLU layer before the hash layer; None: no such layer.
         dropout: on what the first linear layer reads.
+        hidden_dropout: on what the hash layer reads behind a hidden layer.
         batch_norm: on the hash layer's outputs.
+        head: a fitted hash function, which reads the features themselves: then `hidden`, dropouts
+            and `batch_norm` are without effect.
 
     Raises:
         InputError: images without a backbone, features with one, or an unknown backbone.
     """
+    body: nn.Module
     images = len(input_shape) == 3
     if images != (backbone is not None):
         need = "images need" if images else "features take no"
         raise InputError(f"network.backbone={backbone!r}: {need} backbone; mend params.yaml")
     if backbone is None:
         width = input_shape[0]
-        normalise = _standardise_by_rows(width, images=False)
-        return Network(normalise, nn.Identity(), _head(width, bits, hidden, dropout, batch_norm))
-    body: nn.Module
-    if backbone == "convnet":
+        normalise, body = _standardise_by_rows(width, images=False), nn.Identity()
+    elif backbone == "convnet":
         normalise = _standardise_by_rows(input_shape[2], images=True)
         body, width = ConvNet(input_shape[2]), ConvNet.width
     else:
@@ -112,24 +132,22 @@ def build(
         body, width = backbones.without_classifier(
             backbones.pretrained(backbone, weights) if weights else backbones.untrained(backbone)
         )
-    network = Network(normalise, body, _head(width, bits, hidden, dropout, batch_norm))
-    return network.to(memory_format=torch.channels_last)
+    if head is not None:
+        return Network(normalise, body, nn.Identity(), head, width)
+    neck: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
+    if hidden:
+        neck += [nn.Linear(width, hidden), nn.ReLU()]
+        neck += [nn.Dropout(hidden_dropout)] if hidden_dropout else []
+        width = hidden
+    last = (
+        [nn.Linear(width, bits), nn.BatchNorm1d(bits)] if batch_norm else [nn.Linear(width, bits)]
+    )
+    network = Network(normalise, body, nn.Sequential(*neck), nn.Sequential(*last), width)
+    return network.to(memory_format=torch.channels_last) if images else network
 
 
 def _standardise_by_rows(width: int, *, images: bool) -> Standardise:
     return Standardise(torch.zeros(width), torch.ones(width), images=images, from_rows=True)
-
-
-def _head(
-    width: int, bits: int, hidden: int | None, dropout: float, batch_norm: bool
-) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
-    if hidden:
-        layers += [nn.Linear(width, hidden), nn.ReLU()]
-    layers.append(nn.Linear(hidden or width, bits))
-    if batch_norm:
-        layers.append(nn.BatchNorm1d(bits))
-    return nn.Sequential(*layers)
 
 
 class ConvNet(nn.Module):

@@ -14,6 +14,8 @@ from isdh.errors import InputError, unknown
 from isdh.scenes import Scenes
 from isdh.settings import Evaluate, Inputs, Network, Section, Training, validate
 
+CHOICES = "for"  # the key below a method that holds dataset -> Chosen
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
@@ -34,6 +36,14 @@ class DatasetParams(Section):
         return self
 
 
+class Chosen(Section):
+    """What a dataset has chosen for one method, on a part of its training rows."""
+
+    learning_rate: float | None = Field(None, gt=0.0)  # in place of the dataset's
+    mixup: float | None = Field(None, ge=0.0, le=1.0)
+    hyper: dict[str, Any] = Field({})  # hyper-parameters, in place of the method's
+
+
 class Champion(Section):
     """When a registered model takes the alias `champion` from the one that holds it."""
 
@@ -52,7 +62,7 @@ class Params(Section):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     generate: Scenes
     dataset: dict[Name, DatasetParams]
-    method: dict[Name, dict[str, Any]]
+    method: dict[Name, dict[str, Any]]  # name -> hyper-parameters, and CHOICES
     evaluate: Evaluate
     champion: Champion = Champion()
 
@@ -74,6 +84,18 @@ class Params(Section):
                 raise InputError(f"method.{name}: no such section; add `{name}: {{}}` to `method`")
         for name, dataset in self.dataset.items():
             datasets.options(dataset.source, where=f"dataset.{name}.source")
+        return self
+
+    @model_validator(mode="after")
+    def _choices_are_of_datasets(self) -> Params:
+        for method, section in self.method.items():
+            choices = section.get(CHOICES, {})
+            if not isinstance(choices, dict):
+                raise InputError(f"method.{method}.{CHOICES}={choices!r}: want dataset -> choices")
+            for dataset, choice in choices.items():
+                if dataset not in self.dataset:
+                    raise unknown(f"dataset in method.{method}.{CHOICES}", dataset, self.dataset)
+                validate(Chosen, choice, where=f"method.{method}.{CHOICES}.{dataset}")
         return self
 
     @model_validator(mode="after")
@@ -107,15 +129,29 @@ class Params(Section):
             raise unknown("dataset", dataset, self.datasets)
         return Path(self.datasets[dataset])
 
-    def hyper(self, method: str) -> dict[str, Any]:
-        """What params.yaml says of one method.
+    def hyper(self, dataset: str, method: str) -> dict[str, Any]:
+        """The hyper-parameters of a method on a dataset, where they are not the published defaults.
 
         Raises:
             InputError: an unknown name.
         """
         if method not in self.method:
             raise unknown("method", method, self.method)
-        return self.method[method]
+        own = {key: value for key, value in self.method[method].items() if key != CHOICES}
+        return {**own, **self._chosen(dataset, method).hyper}
+
+    def training(self, dataset: str, method: str) -> Training:
+        """How a method is trained on a dataset.
+
+        Raises:
+            InputError: an unknown name.
+        """
+        chosen = self._chosen(dataset, method).model_dump(exclude={"hyper"}, exclude_none=True)
+        return self.section(dataset).training.model_copy(update=chosen)
+
+    def _chosen(self, dataset: str, method: str) -> Chosen:
+        choices = self.method.get(method, {}).get(CHOICES, {})
+        return Chosen.model_validate(choices.get(dataset, {}))
 
     def cells(self, dataset: str) -> list[Cell]:
         """Today's matrix of one dataset, in the order of params.yaml."""

@@ -46,7 +46,8 @@ class Network(Section):
 
     backbone: str | None = None  # for images: "convnet", or a torchvision classification model
     hidden: int | None = Field(None, ge=1)  # width of a ReLU layer before the hash layer
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)  # on what the hash layer (or hidden layer) reads
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)  # on what the first linear layer reads
+    hidden_dropout: float = Field(0.0, ge=0.0, lt=1.0)  # on what the hash layer reads behind it
     batch_norm: bool = False  # on the hash layer's outputs
 
 
@@ -64,6 +65,8 @@ class Training(Section):
     warmup: float = Field(0.0, ge=0.0, lt=1.0)  # share of all steps with a rising rate
     shift: int = Field(0, ge=0)  # pixels, random translation of images
     flip: bool = False  # mirror a training row with probability 1/2
+    mixup: float = Field(0.0, ge=0.0, le=1.0)  # share of rows that are mixed with another one
+    mixup_beta: float = Field(0.2, gt=0.0)  # both parameters of the Beta distribution of shares
     threads: int = Field(1, ge=1)  # of the CPU; more change results in the last bits
 
 

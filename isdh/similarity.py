@@ -18,8 +18,8 @@ def instance_similarity(
     An unlabelled row has similarity 0 to every row, itself included.
 
     Args:
-        labels_a: bool or uint8 (N, C).
-        labels_b: bool or uint8 (M, C).
+        labels_a: bool or uint8 (N, C), or float in [0, 1] where rows were mixed.
+        labels_b: likewise (M, C).
         dtype: of the result.
 
     Returns:
@@ -35,15 +35,15 @@ def instance_similarity(
 def _unit(rows: Tensor) -> Tensor:
     """Multi-hot rows at length 1; a row of zeros stays one."""
     lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / lengths.clamp(min=1)
+    return rows / lengths.clamp(min=1e-12)
 
 
 def shares_label(labels_a: Tensor, labels_b: Tensor) -> Tensor:
     """Whether two rows have a label in common: the similarity of the earlier methods.
 
     Args:
-        labels_a: bool or uint8 (N, C).
-        labels_b: bool or uint8 (M, C).
+        labels_a: bool or uint8 (N, C), or float in [0, 1] where rows were mixed.
+        labels_b: likewise (M, C).
 
     Returns:
         bool (N, M).

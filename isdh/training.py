@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isdh import heads
 from isdh.artifacts import replacing
 from isdh.device import autocast
 from isdh.errors import InputError
-from isdh.method import Batch, Method
+from isdh.method import Batch, FittedMethod, Method
 from isdh.networks import Network
 from isdh.settings import Training
 
-Record = dict[str, float]  # epoch, timestamp (unix ms), loss, its parts, learning_rate, seconds
+# epoch, timestamp (unix ms), seconds; of descended methods loss, its parts, learning_rate
+Record = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def fit(
 ) -> Iterator[Record]:
     """Train in place; after each epoch its record is yielded.
 
+    A fitted method takes one epoch: the network's head becomes what it computes.
+
     An epoch depends on the state before it, the seed and its number alone, so that a run resumed
     from its checkpoint equals an undisturbed one bit for bit.
 
@@ -76,8 +80,13 @@ def fit(
             "lower it"
         )
     network.to(device)
-    method.to(device)
     standardise(network, data)
+    torch.manual_seed(seed)
+    if isinstance(method, FittedMethod):
+        yield _fit_at_once(network, method, data, seed)
+        return
+    method.prepare(torch.from_numpy(data.labels[data.rows]), network.width)
+    method.to(device)
     run = _Run(network, method, data, settings, seed, device)
     records = run.resume(checkpoint)
     yield from records
@@ -92,6 +101,25 @@ def fit(
 
 
 CHECKPOINT_SECONDS = 5.0
+
+
+def _fit_at_once(network: Network, method: FittedMethod, data: TrainingRows, seed: int) -> Record:
+    """Compute the hash function of a fitted method from what the backbone gives as it is."""
+    start = time.perf_counter()
+    device = network.normalise.mean.device
+    network.eval()
+    features = []
+    with torch.inference_mode():
+        for begin in range(0, len(data.rows), 256):
+            inputs = torch.from_numpy(data.inputs[data.rows[begin : begin + 256]])
+            features.append(network.features(inputs.to(device)).float().cpu())
+    labels = torch.from_numpy(data.labels[data.rows])
+    generator = torch.Generator().manual_seed(seed)
+    state = method.fit(torch.cat(features), labels, generator=generator)
+    network.neck = nn.Identity()
+    network.head = heads.load(str(method.head), state).to(device)
+    now = time.time_ns() // 1_000_000
+    return {"epoch": 1, "timestamp": now, "seconds": time.perf_counter() - start}
 
 
 def standardise(network: Network, data: TrainingRows) -> None:
@@ -136,6 +164,7 @@ class _Run:
         self.steps = settings.epochs * self.steps_per_epoch
         self.optimizer = _optimizer(network, method, settings)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.factor = 1.0
 
     def epoch(self, number: int) -> Record:
         """Run one epoch, 0-based."""
@@ -149,7 +178,7 @@ class _Run:
         for i in range(self.steps_per_epoch):
             rows = order[i * self.settings.batch_size : (i + 1) * self.settings.batch_size]
             step = number * self.steps_per_epoch + i
-            for name, value in self.step(rows, step, generator).items():
+            for name, value in self.step(rows, step, number, generator).items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
         means = {name: float(value) / self.steps_per_epoch for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
@@ -161,26 +190,37 @@ class _Run:
             "epoch": number + 1,
             "timestamp": time.time_ns() // 1_000_000,
             **means,
-            "learning_rate": self.optimizer.param_groups[-1]["lr"],
+            "learning_rate": self.settings.learning_rate * self.factor,
             "seconds": time.perf_counter() - start,
         }
 
-    def step(self, rows: Tensor, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(
+        self, rows: Tensor, step: int, epoch: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """Descend on one batch: positions among the training rows -> loss and its parts."""
-        factor = rate_factor(step, self.steps, self.settings)
+        self.factor = rate_factor(step, self.steps, self.settings)
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = base * factor
-        inputs = self.gather(rows, generator).to(self.device, non_blocking=True)
-        labels = torch.from_numpy(self.data.labels[self.data.rows[rows.numpy()]]).to(self.device)
-        with autocast(self.device):
-            hidden = self.network.hidden(inputs)
-            outputs = self.network.head(hidden)
-        batch = Batch(rows.to(self.device), step, self.steps, hidden.float())
-        terms = self.method(outputs.float(), labels, batch)
+            group["lr"] = base * self.factor
+        inputs = [self.gather(rows, generator) for _ in range(1 + self.method.views)]
+        labels = torch.from_numpy(self.data.labels[self.data.rows[rows.numpy()]])
+        if self.settings.mixup:
+            mix = Mix.draw(len(rows), self.settings, generator)
+            inputs, labels = [mix(rows) for rows in inputs], mix(labels)
+        hidden, outputs = self.forward(inputs[0])
+        views = tuple(self.forward(view)[1] for view in inputs[1:])
+        batch = Batch(rows.to(self.device), step, self.steps, epoch, hidden, views)
+        terms = self.method(outputs, labels.to(self.device), batch)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
         self.optimizer.step()
         return {"loss": terms.total, **terms.parts}
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs as stored -> what the hash layer reads, and its outputs; float32."""
+        with autocast(self.device):
+            hidden = self.network.hidden(inputs.to(self.device, non_blocking=True))
+            outputs: Tensor = self.network.head(hidden)
+        return hidden.float(), outputs.float()
 
     def gather(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Inputs of a batch, augmented: (N, ...) as stored."""
@@ -219,14 +259,21 @@ class _Run:
 
 def _optimizer(network: Network, method: Method, settings: Training) -> torch.optim.Optimizer:
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    rate = settings.learning_rate
-    new: list[nn.Parameter] = [*network.head.parameters(), *method.parameters()]
-    groups = [
-        {"params": list(network.backbone.parameters()), "lr": rate * settings.backbone_rate},
-        {"params": new, "lr": rate},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return kind(groups, weight_decay=settings.weight_decay)
+    groups: dict[float, list[nn.Parameter]] = {settings.backbone_rate: [], 1.0: []}
+    groups[settings.backbone_rate] += network.backbone.parameters()
+    groups[1.0] += [*network.neck.parameters(), *network.head.parameters()]
+    rates = method.rates()
+    for name, parameter in method.named_parameters():
+        rate = next((rates[key] for key in rates if f"{name}.".startswith(f"{key}.")), 1.0)
+        groups.setdefault(rate, []).append(parameter)
+    return kind(
+        [
+            {"params": parameters, "lr": settings.learning_rate * rate}
+            for rate, parameters in groups.items()
+            if parameters
+        ],
+        weight_decay=settings.weight_decay,
+    )
 
 
 def rate_factor(step: int, steps: int, settings: Training) -> float:
@@ -250,6 +297,35 @@ def rate_factor(step: int, steps: int, settings: Training) -> float:
     if settings.schedule == "cosine":
         return (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1))) / 2
     return 1.0
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Which rows of a batch are mixed with which others: mixup (Zhang et al., ICLR 2018).
+
+    Attributes:
+        partners: int64 (N,).
+        shares: float32 (N,), of the row itself; 1 where it stays alone.
+    """
+
+    partners: Tensor
+    shares: Tensor
+
+    @classmethod
+    def draw(cls, count: int, settings: Training, generator: torch.Generator) -> Mix:
+        """Draw partners and shares for `count` rows."""
+        partners = torch.randperm(count, generator=generator)
+        mixes = torch.rand(count, generator=generator) < settings.mixup
+        seed = int(torch.randint(1 << 62, (1,), generator=generator))
+        beta = np.random.default_rng(seed).beta(settings.mixup_beta, settings.mixup_beta, count)
+        shares = torch.where(mixes, torch.from_numpy(beta), 1.0)
+        return cls(partners, shares.float())
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Mix inputs or labels, (N, ...) of any dtype -> float32 (N, ...)."""
+        shares = self.shares.view(-1, *[1] * (rows.ndim - 1))
+        values = rows.float()
+        return values * shares + values[self.partners] * (1 - shares)
 
 
 def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:

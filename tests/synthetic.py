@@ -11,6 +11,7 @@ import numpy as np
 
 from isdh import params
 from isdh.artifacts import Cell, Workspace, read_json, replacing, sha256, write_json
+from isdh.settings import Network
 
 STARTED = 1_700_000_000_000  # unix ms
 
@@ -83,9 +84,10 @@ def write_model(
     card = {
         "bits": cell.bits,
         "inputs": {"kind": "images", "size": 32, "channels": 1, "weights": None},
-        "network": {"backbone": "convnet", "hidden": None, "dropout": 0.0, "batch_norm": False},
+        "network": Network(backbone="convnet").model_dump(),
         "input_shape": [32, 32, 1],
         "labels": ["one", "two"],
+        "head": None,
         "weights_sha256": sha256(folder / "weights.safetensors"),
         "backbone_sha256": None,
     }

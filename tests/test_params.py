@@ -92,6 +92,34 @@ def test_a_missing_file_is_refused(tmp_path):
         params.load(tmp_path / "params.yaml")
 
 
+def test_a_dataset_s_choices_for_a_method_take_the_place_of_what_stands_elsewhere(tmp_path):
+    dhn = {"quantisation_weight": 0.3, "for": {"digits": {"learning_rate": 0.5, "mixup": 0.1}}}
+    isdh = {"alpha": 0.2, "gamma": 2, "for": {"digits": {"hyper": {"gamma": 3}}}}
+    small = load(tmp_path, method={"isdh": isdh, "dhn": dhn})
+    usual = small.section("digits").training
+    assert small.training("digits", "isdh") == usual
+    chosen = usual.model_copy(update={"learning_rate": 0.5, "mixup": 0.1})
+    assert small.training("digits", "dhn") == chosen
+    assert small.hyper("digits", "dhn") == {"quantisation_weight": 0.3}
+    assert small.hyper("digits", "isdh") == {"alpha": 0.2, "gamma": 3}
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"digit": {}}, "unknown dataset in method.isdh.for 'digit', did you mean 'digits'"),
+        ({"digits": {"lr": 1}}, "method.isdh.for.digits: unknown key 'lr'"),
+        ({"digits": {"learning_rate": 0}}, "learning_rate=0: input should be greater than 0"),
+        ({"digits": 3}, "method.isdh.for.digits: want a mapping, found 3"),
+        (3, "method.isdh.for=3: want dataset -> choices"),
+    ],
+)
+def test_a_choice_that_breaks_a_rule_is_refused(tmp_path, choices, message):
+    with pytest.raises(InputError) as refusal:
+        load(tmp_path, method={"isdh": {"for": choices}})
+    assert message in str(refusal.value)
+
+
 @pytest.mark.parametrize("value", ["1e-1", None, True, [1]])
 def test_a_hyper_parameter_that_is_no_number_is_refused(value):
     with pytest.raises(InputError, match=r"gamma=.*want a number"):
@@ -104,4 +132,4 @@ def test_names_that_are_not_there_are_refused_with_the_known_ones(tmp_path):
         with pytest.raises(InputError, match=r"unknown dataset 'digit', did you mean 'digits'"):
             ask("digit")
     with pytest.raises(InputError, match=r"unknown method 'isd', did you mean 'isdh'"):
-        small.hyper("isd")
+        small.hyper("digits", "isd")

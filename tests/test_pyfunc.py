@@ -113,6 +113,7 @@ def write_model(
         settings=settings,
         input_shape=shape,
         labels=["one", "two"],
+        head=None,
         backbone_sha256=backbone_sha256,
     )
     write_json(workspace.model(CELL) / "history.json", synthetic.history(CELL))

@@ -134,6 +134,7 @@ def test_a_scored_cell_becomes_a_finished_run_with_all_that_its_files_say(worksp
         "network.backbone": "convnet",
         "network.hidden": "null",
         "network.dropout": "0.0",
+        "network.hidden_dropout": "0.0",
         "network.batch_norm": "false",
     }
     times = [synthetic.STARTED + 1000 * epoch for epoch in (1, 2, 3)]

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from isdh import networks, training
 from isdh.encoding import encode
 from isdh.errors import InputError
-from isdh.methods import METHODS, build
+from isdh.methods import METHODS, build, isdh
 from isdh.settings import Training
-from isdh.training import TrainingRows, fit, rate_factor, shifted
+from isdh.training import Mix, TrainingRows, fit, rate_factor, shifted
 
 BITS = 8
 CPU = torch.device("cpu")
@@ -66,12 +67,12 @@ def test_a_run_resumed_from_its_checkpoint_equals_an_undisturbed_one(
     tmp_path, monkeypatch, make, name
 ):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    data, settings = make(), Training(epochs=4, batch_size=5, flip=True, warmup=0.2)
+    data, settings = make(), Training(epochs=4, batch_size=5, flip=True, warmup=0.2, mixup=0.5)
     whole, records = train(data, settings, name=name)
     checkpoint = tmp_path / "checkpoint.pt"
     train(data, settings, name=name, checkpoint=checkpoint, stop_after=2)
     resumed, again = train(data, settings, name=name, checkpoint=checkpoint)
-    assert losses(again) == losses(records)
+    assert [record.get("loss") for record in again] == [record.get("loss") for record in records]
     assert same_weights(whole, resumed)
 
 
@@ -125,6 +126,60 @@ def test_backbone_learns_at_its_own_rate():
     assert all(torch.equal(a, b) for a, b in parameters)
     head = zip(still.head.parameters(), frozen.head.parameters(), strict=True)
     assert not any(torch.equal(a, b) for a, b in head)
+
+
+def test_a_method_s_parameters_learn_at_the_rates_it_names():
+    class Rated(isdh.ISDH):
+        def __init__(self):
+            super().__init__(bits=BITS, num_classes=4)
+            self.proxies = torch.nn.Linear(2, 2)
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def rates(self):
+            return {"proxies": 5.0}
+
+    settings = Training(learning_rate=0.01, backbone_rate=0.5)
+    method = Rated()
+    optimizer = training._optimizer(network_for(images()), method, settings)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(method.proxies.weight)] == rates[id(method.proxies.bias)] == 0.05
+    assert rates[id(method.scale)] == 0.01
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.005, 0.01, 0.05]
+
+
+def test_views_are_the_same_rows_augmented_anew():
+    seen = []
+
+    class Seeing(isdh.ISDH):
+        views = 2
+
+        def forward(self, outputs, labels, batch=None):
+            seen.append((outputs.detach(), *(view.detach() for view in batch.views)))
+            return super().forward(outputs, labels, batch)
+
+    data, method = features(), Seeing(bits=BITS, num_classes=4)
+    settings = Training(epochs=1, batch_size=20, flip=True)
+    list(fit(network_for(data), method, data, settings, seed=0, device=CPU))
+    ((outputs, *views),) = seen
+    assert len(views) == 2
+    for view in views:
+        same = (view == outputs).all(dim=1)  # rows that were mirrored in both or in neither
+        assert 0 < same.sum() < len(outputs)
+
+
+def test_mixup_mixes_inputs_and_labels_by_the_same_shares():
+    settings = Training(mixup=0.5)
+    mix = Mix.draw(1000, settings, torch.Generator().manual_seed(0))
+    eye = torch.eye(1000, dtype=torch.bool)
+    mixed = mix(eye)
+    assert torch.allclose(mixed.sum(dim=1), torch.ones(1000))
+    assert torch.equal(mixed, mix(eye.to(torch.float16)))
+    alone = (mix.shares == 1).float().mean()
+    assert alone == pytest.approx(0.5, abs=0.06)
+    assert mix.shares.min() >= 0
+    below = (mix.shares[mix.shares < 1] < 0.1).float().mean()
+    expected = float(scipy.stats.beta(0.2, 0.2).cdf(0.1))
+    assert below == pytest.approx(expected, abs=0.06)
 
 
 @pytest.mark.parametrize(
