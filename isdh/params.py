@@ -12,7 +12,7 @@ from isdh import datasets, methods
 from isdh.artifacts import Cell
 from isdh.errors import InputError, unknown
 from isdh.scenes import Scenes
-from isdh.settings import Evaluate, Inputs, Network, Section, Training, validate
+from isdh.settings import Bits, Choose, Evaluate, Inputs, Network, Section, Training, validate
 
 CHOICES = "for"  # the key below a method that holds dataset -> Chosen
 
@@ -26,6 +26,7 @@ class DatasetParams(Section):
     inputs: Inputs
     network: Network
     training: Training
+    choose: Choose = Choose()
 
     @model_validator(mode="after")
     def _backbone_suits_inputs(self) -> DatasetParams:
@@ -58,7 +59,7 @@ class Params(Section):
 
     datasets: dict[Name, str] = Field(min_length=1)  # name -> raw root
     methods: tuple[Name, ...] = Field(min_length=1)
-    bits: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(min_length=1)
+    bits: tuple[Bits, ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     generate: Scenes
     dataset: dict[Name, DatasetParams]

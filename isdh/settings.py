@@ -70,6 +70,21 @@ class Training(Section):
     threads: int = Field(1, ge=1)  # of the CPU; more change results in the last bits
 
 
+Rate = Annotated[float, Field(gt=0.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Bits = Annotated[int, Field(ge=1, le=1024)]
+
+
+class Choose(Section):
+    """What is tried of every method, on a part of the training rows."""
+
+    learning_rate: tuple[Rate, ...] = Field((3e-4, 1e-3, 3e-3), min_length=1)
+    mixup: tuple[Share, ...] = Field((0.0,), min_length=1)
+    bits: tuple[Bits, ...] = Field((12, 48), min_length=1)
+    carve: int = Field(1000, ge=1)  # training rows that are held out
+    seed: int = Field(0, ge=0)  # of the rows held out, and of the training
+
+
 class Evaluate(Section):
     """What is scored."""
 

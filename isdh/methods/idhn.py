@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from isdh.method import Batch, LossTerms, Method, require_not_negative, require_positive
-from isdh.pairwise import binarisation_gap, cross_entropy
-from isdh.similarity import hard_pairs, instance_similarity
+from isdh.pairwise import InstancePairs, cross_entropy
+from isdh.similarity import hard_pairs
 
 
-class IDHN(Method):
+class IDHN(InstancePairs):
     """Cross-entropy on hard pairs, squared error of the inner product on soft pairs.
-
-    The mean runs over all N x N pairs of the batch, self pairs included, both kinds in one mean.
 
     Args:
         bits: the code length.
@@ -36,25 +32,11 @@ class IDHN(Method):
         alpha: float = 0.1,
         beta: float = 5.0,
     ) -> None:
-        super().__init__(bits=bits, num_classes=num_classes)
-        require_not_negative(gamma=gamma, alpha=alpha)
-        require_positive(beta=beta)
-        self.gamma = gamma
-        self.alpha = alpha
-        self.beta = beta
+        super().__init__(bits=bits, num_classes=num_classes, gamma=gamma, alpha=alpha, beta=beta)
 
-    def activate(self, outputs: Tensor) -> Tensor:
-        """Softsign, x / (1 + |x|)."""
-        return F.softsign(outputs)
-
-    def forward(self, outputs: Tensor, labels: Tensor, batch: Batch | None = None) -> LossTerms:
-        """The loss of one batch: outputs (N, bits), labels (N, num_classes)."""
-        codes = self.activate(outputs)
-        similarity = instance_similarity(labels, labels, dtype=codes.dtype)
+    def pairs(self, codes: Tensor, similarity: Tensor) -> Tensor:
+        """The loss of each pair, (N, N)."""
         inner = codes @ codes.T
         hard = cross_entropy(self.beta * inner / self.bits, similarity)
         soft = self.gamma * self.bits * ((inner / self.bits + 1) / 2 - similarity).square()
-        pairwise = torch.where(hard_pairs(similarity), hard, soft).mean()
-        quantisation = binarisation_gap(codes).mean()
-        total = pairwise + self.alpha * quantisation
-        return LossTerms(total, {"pairwise": pairwise, "quantisation": quantisation})
+        return torch.where(hard_pairs(similarity), hard, soft)

@@ -1,0 +1,201 @@
+"""The table of methods on MIRFLICKR-25K: made, timed, tested, and written into docs/results.md.
+
+    python benchmarks/bench_methods.py --raw FOLDER --weights FILE --folder WORKSPACE [--dataset D]
+
+A workspace with the project's code is made in the folder (or gone on with, where it was stopped),
+all methods, four code lengths and three seeds are run by `python -m flows`, and the tables of
+docs/results.md between the marks of the dataset are replaced. With --write-only nothing is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from isdh import methods
+from isdh.artifacts import Cell, Workspace, current_scores
+from isdh.report.vocabulary import title
+from isdh.significance import intervals
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = ("map_at_5000", "map_at_all", "wap_at_5000", "acg_at_100", "ndcg_at_100")
+REFERENCE = "isdh"
+BITS, SEEDS = (12, 24, 36, 48), (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method at one code length, by one metric.
+
+    Attributes:
+        mean, deviation: over seeds.
+        best: the highest mean of the column.
+        level: the interval of its difference from the best holds 0.
+        against: 1, 0 or -1: better than the reference, level with it, worse.
+    """
+
+    mean: float
+    deviation: float
+    best: bool
+    level: bool
+    against: int
+
+    def __str__(self) -> str:
+        text = f"{self.mean:.3f} ± {self.deviation:.3f}"
+        text = f"**{text}**" if self.best else f"{text} =" if self.level else text
+        return f"{text} {' ▴▾'[self.against]}".rstrip()
+
+
+def prepare(folder: Path, dataset: str, raw: Path, weights: Path) -> None:
+    """Copy the project's files as git has them, and set params.yaml: everything, three seeds."""
+    listing = ["git", "ls-files", "-co", "--exclude-standard"]
+    files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in files.stdout.splitlines():
+        if (ROOT / name).is_file() and name not in {"params.yaml", "dvc.lock", "promotions.jsonl"}:
+            target = folder / name
+            content = (ROOT / name).read_bytes()
+            if not target.exists() or target.read_bytes() != content:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+    if not (folder / ".git").exists():
+        subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["datasets"] = {dataset: str(raw.resolve())}
+    content["methods"] = list(methods.METHODS)
+    content["method"] = {name: content["method"].get(name, {}) for name in methods.METHODS}
+    content["bits"], content["seeds"] = list(BITS), list(SEEDS)
+    if (raw / "splits").is_dir():
+        content["dataset"][dataset]["source"] = {"reader": "mirflickr", "lists": "splits"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    link = folder / content["dataset"][dataset]["inputs"]["weights"]
+    if not link.exists():
+        link.symlink_to(weights.resolve())
+
+
+def table(workspace: Workspace, dataset: str, metric: str) -> dict[str, dict[int, Entry]]:
+    """Method -> code length -> entry, of the cells that are there."""
+    answer: dict[str, dict[int, Entry]] = {}
+    for bits in BITS:
+        cells = {name: list(scored(workspace, dataset, name, bits)) for name in methods.METHODS}
+        cells = {name: found for name, found in cells.items() if found}
+        for name, entry in column(workspace, cells, metric).items():
+            answer.setdefault(name, {})[bits] = entry
+    return answer
+
+
+def scored(workspace: Workspace, dataset: str, method: str, bits: int) -> Iterator[Cell]:
+    """The cells of a method at a code length that have scores of their present model."""
+    for seed in SEEDS:
+        cell = Cell(dataset, method, bits, seed)
+        if workspace.scores(cell).exists() and current_scores(workspace, cell):
+            yield cell
+
+
+def column(workspace: Workspace, cells: Mapping[str, list[Cell]], metric: str) -> dict[str, Entry]:
+    """One code length: every method against the best and against the reference."""
+    values: dict[str, NDArray[np.float64]] = {}
+    for name, found in cells.items():
+        per_seed = []
+        for cell in found:
+            with np.load(workspace.scores(cell).with_suffix(".npz")) as arrays:
+                per_seed.append(arrays[metric])
+        values[name] = np.array(per_seed)  # (seeds, queries)
+    means = {name: float(of_seeds.mean()) for name, of_seeds in values.items()}
+    leader = max(means, key=means.__getitem__)
+    over_seeds = np.array([of_seeds.mean(axis=0) for of_seeds in values.values()])
+    behind = intervals(over_seeds[list(values).index(leader)] - over_seeds)
+    beside = intervals(over_seeds - over_seeds[list(values).index(REFERENCE)])
+    return {
+        name: Entry(
+            means[name],
+            float(of_seeds.mean(axis=1).std(ddof=1)) if len(of_seeds) > 1 else float("nan"),
+            name == leader,
+            name != leader and bool(behind[i, 0] <= 0),
+            int(beside[i, 0] > 0) - int(beside[i, 1] < 0),
+        )
+        for i, (name, of_seeds) in enumerate(values.items())
+    }
+
+
+def markdown(workspace: Workspace, dataset: str) -> str:
+    """All tables of a dataset, methods by their mean NDCG over code lengths."""
+    tables = {metric: table(workspace, dataset, metric) for metric in METRICS}
+    by_ndcg = tables["ndcg_at_100"]
+    order = sorted(by_ndcg, key=lambda name: -np.mean([e.mean for e in by_ndcg[name].values()]))
+    parts = []
+    for metric, rows in tables.items():
+        lines = [f"#### {title(metric)}", "", f"| method | {' | '.join(map(str, BITS))} |"]
+        lines += ["|---" * (1 + len(BITS)) + "|"]
+        for name in order:
+            entries = (str(rows[name].get(bits, "")) for bits in BITS)
+            lines.append(f"| `{name}` | {' | '.join(entries)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def write(path: Path, dataset: str, text: str) -> None:
+    """Replace what stands between the dataset's marks."""
+    begin, end = f"<!-- tables of {dataset} -->", f"<!-- end of tables of {dataset} -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def run(folder: Path, dataset: str) -> dict[str, float]:
+    """Features first, then all cells by the main job; wall seconds of both."""
+    python = Path(sys.executable)
+    environment = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+    seconds = {}
+    for name, command in {
+        "features": ["dvc", "repro", f"preprocess@{dataset}"],
+        "cells": [str(python), "-m", "flows"],
+    }.items():
+        start = time.perf_counter()
+        subprocess.run(command, cwd=folder, check=True, env=environment)
+        seconds[name] = round(time.perf_counter() - start, 1)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--raw", type=Path, required=True, help="MIRFLICKR-25K, unpacked")
+    parser.add_argument("--weights", type=Path, required=True, help="MobileNetV2's state_dict")
+    parser.add_argument("--folder", type=Path, required=True, help="the workspace")
+    parser.add_argument("--dataset", default="mirflickr", help="a section of params.yaml")
+    parser.add_argument("--write-only", action="store_true", help="the tables of what is there")
+    options = parser.parse_args()
+    folder: Path = options.folder.resolve()
+    if not options.write_only:
+        prepare(folder, options.dataset, options.raw, options.weights)
+        seconds = run(folder, options.dataset)
+        date = datetime.now(UTC).strftime("%Y-%m-%d")
+        result = {
+            "date": date,
+            "dataset": options.dataset,
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "methods": len(methods.METHODS),
+            "cells": len(methods.METHODS) * len(BITS) * len(SEEDS),
+            "wall_s": seconds,
+        }
+        path = ROOT / "benchmarks" / "results" / f"{date}-methods-{options.dataset}.json"
+        path.write_text(json.dumps(result, indent=2) + "\n")
+    text = markdown(Workspace(folder), options.dataset)
+    write(ROOT / "docs" / "results.md", options.dataset, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Choose each method's learning rate and mixup for a dataset, on a part of its training rows.
+
+    python -m flows.choose <dataset>
+
+Every method of isdh/methods/ that is descended gets the same configurations, those of the
+dataset's section `choose`. Outcomes go to choices/<dataset>.csv as they come: what stands there
+and would come out the same is not tried again. What params.yaml is to hold is printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from prefect import flow
+
+from flows import stage
+from flows.stage import WORKSPACE
+from flows.train import read
+from isdh import choice, methods, params
+from isdh.artifacts import Cell, read_json
+from isdh.choice import Outcome, Trial
+from isdh.errors import InputError, unknown
+from isdh.store import cores
+from isdh.training import TrainingRows
+
+
+@flow(name="choose", flow_run_name="choose {dataset}")
+async def choose(dataset: str) -> None:
+    """Try what has not been tried yet, a trial a core; then tell what is best."""
+    settings = params.load()
+    if dataset not in settings.datasets:
+        raise unknown("dataset", dataset, settings.datasets)
+    section = settings.section(dataset)
+    names = [name for name in methods.METHODS if methods.METHODS[name].head is None]
+    under = {name: conditions(settings, dataset, name) for name in names}
+    log = Path("choices") / f"{dataset}.csv"
+    done = [outcome for outcome in choice.read_log(log) if current(outcome, under)]
+    tried = {outcome.trial for outcome in done}
+    missing = [trial for trial in choice.grid(section.choose, names) if trial not in tried]
+    progress = stage.Progress(len(missing), unit="trials")
+    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
+        loop = asyncio.get_running_loop()
+        running = [
+            loop.run_in_executor(pool, partial(attempt, dataset, trial, under[trial.method]))
+            for trial in missing
+        ]
+        for finished in asyncio.as_completed(running):
+            outcome = await finished
+            if isinstance(outcome, InputError):
+                stage.say(str(outcome))
+            else:
+                done.append(outcome)
+                choice.write_log(log, done)
+            progress.advance()
+            await progress.tell()
+    stage.say(f"{log}: {len(done)} outcomes; params.yaml is to hold, below `method`:")
+    stage.say(yaml.safe_dump(wanted(settings, dataset, done), sort_keys=True).rstrip())
+
+
+def conditions(settings: params.Params, dataset: str, method: str) -> str:
+    """Digest of what the outcome of a trial depends on beside the trial."""
+    section = settings.section(dataset)
+    varied = {"learning_rate", "mixup"}
+    content = [
+        section.network.model_dump(),
+        section.training.model_dump(exclude=varied),
+        {"seed": section.choose.seed, "carve": section.choose.carve},
+        settings.hyper(dataset, method) if method in settings.method else {},
+        read_json(WORKSPACE.data(dataset) / "inputs.json")["sha256"],
+        (Path(methods.__file__).parent / f"{method}.py").read_text(encoding="utf-8"),
+        [torch.__version__, np.__version__],
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def current(outcome: Outcome, under: dict[str, str]) -> bool:
+    """Whether an outcome of the log would come out the same today."""
+    return under.get(outcome.trial.method) == outcome.under
+
+
+def attempt(dataset: str, trial: Trial, under: str) -> Outcome | InputError:
+    """One trial, in a process of its own."""
+    settings = params.load()
+    section = settings.section(dataset)
+    data = asyncio.run(rows(Cell(dataset, trial.method, trial.bits, 0)))
+    hyper = settings.hyper(dataset, trial.method) if trial.method in settings.method else {}
+    try:
+        return choice.attempt(
+            trial,
+            data,
+            section.choose,
+            section.network,
+            section.training,
+            hyper=hyper,
+            under=under,
+        )
+    except InputError as error:
+        return InputError(f"{trial}: {error}")
+
+
+async def rows(cell: Cell) -> TrainingRows:
+    """The dataset's training rows."""
+    return await read(cell)
+
+
+def wanted(
+    settings: params.Params, dataset: str, outcomes: list[Outcome]
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Method -> for -> dataset -> what differs from the dataset's own training."""
+    usual = settings.section(dataset).training
+    answer = {}
+    for method, trial in choice.best(outcomes).items():
+        differing = {
+            key: getattr(trial, key)
+            for key in ("learning_rate", "mixup")
+            if getattr(trial, key) != getattr(usual, key)
+        }
+        if differing:
+            answer[method] = {params.CHOICES: {dataset: differing}}
+    return answer
+
+
+if __name__ == "__main__":
+    stage.main(choose)

@@ -1,0 +1,182 @@
+"""Hyper-parameters of training, chosen on rows carved out of the training set.
+
+The protocol is docs/method.md, section 5.3. Queries and database are never looked at: part of the
+training rows is held out and searched with; what is searched are the rows that were trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from isdh import methods, metrics, networks
+from isdh.artifacts import replacing
+from isdh.encoding import encode
+from isdh.errors import InputError
+from isdh.settings import Choose, Network, Training
+from isdh.training import TrainingRows, fit
+
+JUDGES = ("map_at_all", "wap_at_all", "acg_at_100", "ndcg_at_100")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration of one method at one code length."""
+
+    method: str
+    bits: int
+    learning_rate: float
+    mixup: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trial and its scores on the rows held out.
+
+    Attributes:
+        trial: what was tried.
+        under: digest of everything else that the scores depend on.
+        map_at_all, wap_at_all, acg_at_100, ndcg_at_100: exact under ties.
+        seconds: CPU time of the training.
+    """
+
+    trial: Trial
+    under: str
+    map_at_all: float
+    wap_at_all: float
+    acg_at_100: float
+    ndcg_at_100: float
+    seconds: float
+
+
+def grid(choose: Choose, names: Iterable[str]) -> list[Trial]:
+    """Every configuration of every method: the same ones for all."""
+    return [
+        Trial(*trial) for trial in product(names, choose.bits, choose.learning_rate, choose.mixup)
+    ]
+
+
+def carve(count: int, choose: Choose) -> tuple[np.ndarray, np.ndarray]:
+    """Positions among `count` training rows: those held out, those kept; each ascending.
+
+    Raises:
+        InputError: none would be kept.
+    """
+    if choose.carve >= count:
+        raise InputError(
+            f"choose.carve={choose.carve}: leaves none of {count} training rows; lower it"
+        )
+    order = np.random.default_rng(choose.seed).permutation(count)
+    return np.sort(order[: choose.carve]), np.sort(order[choose.carve :])
+
+
+def attempt(
+    trial: Trial,
+    data: TrainingRows,
+    choose: Choose,
+    network: Network,
+    training: Training,
+    *,
+    hyper: dict[str, Any],
+    under: str,
+) -> Outcome:
+    """Train on the rows kept and search for the rows held out among them.
+
+    Args:
+        trial: what to try.
+        data: the dataset's training rows, all of them.
+        choose: how many are held out, and the seed.
+        network: the same for all methods.
+        training: the same for all methods but for what is tried.
+        hyper: the method's hyper-parameters.
+        under: goes into the outcome.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    torch.set_num_threads(1)
+    held, kept = carve(len(data.rows), choose)
+    mirrored = data.mirrored[kept] if len(data.mirrored) else data.mirrored
+    learned = replace(data, rows=data.rows[kept], mirrored=mirrored)
+    tried = training.model_copy(update={"learning_rate": trial.learning_rate, "mixup": trial.mixup})
+    torch.manual_seed(choose.seed)
+    trained = networks.build(
+        input_shape=data.inputs.shape[1:], bits=trial.bits, **network.model_dump()
+    )
+    classes = data.labels.shape[1]
+    method = methods.build(trial.method, bits=trial.bits, num_classes=classes, **hyper)
+    cpu = torch.device("cpu")
+    records = list(fit(trained, method, learned, tried, seed=choose.seed, device=cpu))
+    query, database = data.rows[held], learned.rows
+    scores = metrics.evaluate(
+        encode(trained, data.inputs[query], device=cpu),
+        data.labels[query],
+        encode(trained, data.inputs[database], device=cpu),
+        data.labels[database],
+        bits=trial.bits,
+        cutoffs=(100, None),
+    ).as_dict()
+    seconds = round(sum(record["seconds"] for record in records), 2)
+    return Outcome(
+        trial, under, **{name: round(scores[name], 5) for name in JUDGES}, seconds=seconds
+    )
+
+
+def best(outcomes: Iterable[Outcome]) -> dict[str, Trial]:
+    """Of each method the learning rate and mixup with the highest scores.
+
+    Configurations are compared by the geometric mean of the four scores over all code lengths, in
+    which no metric counts more for being a larger number. The trial returned is that of the first
+    code length.
+    """
+    marks: dict[str, dict[tuple[float, float], float]] = {}
+    trials: dict[tuple[str, float, float], Trial] = {}
+    for outcome in outcomes:
+        trial = outcome.trial
+        key = (trial.learning_rate, trial.mixup)
+        logs = sum(math.log(max(getattr(outcome, name), 1e-9)) for name in JUDGES)
+        of_method = marks.setdefault(trial.method, {})
+        of_method[key] = of_method.get(key, 0.0) + logs
+        trials.setdefault((trial.method, *key), trial)
+    return {
+        method: trials[(method, *max(of_method, key=of_method.__getitem__))]
+        for method, of_method in marks.items()
+    }
+
+
+_TRIAL = [field.name for field in fields(Trial)]
+_COLUMNS = [*_TRIAL, *[field.name for field in fields(Outcome)][1:]]
+
+
+def read_log(path: Path) -> list[Outcome]:
+    """The outcomes of a log; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [_outcome(row) for row in csv.DictReader(stream)]
+
+
+def _outcome(row: dict[str, str]) -> Outcome:
+    trial = Trial(row["method"], int(row["bits"]), float(row["learning_rate"]), float(row["mixup"]))
+    scores = {name: float(row[name]) for name in (*JUDGES, "seconds")}
+    return Outcome(trial, row["under"], **scores)
+
+
+def write_log(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write a log: a line an outcome, in the order of method, code length and what was tried."""
+    lines = sorted(
+        ({**asdict(outcome.trial), **asdict(outcome)} for outcome in outcomes),
+        key=lambda line: tuple(line[column] for column in _TRIAL),
+    )
+    with replacing(path) as stream:
+        stream.write((",".join(_COLUMNS) + "\n").encode())
+        for line in lines:
+            stream.write((",".join(str(line[column]) for column in _COLUMNS) + "\n").encode())

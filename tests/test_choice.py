@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isdh import choice
+from isdh.choice import JUDGES, Outcome, Trial, best, carve, grid, read_log, write_log
+from isdh.errors import InputError
+from isdh.settings import Choose, Network, Training
+from isdh.training import TrainingRows
+
+ROOT = Path(__file__).parents[1]
+CHOOSE = Choose(learning_rate=(0.001, 0.01), mixup=(0.0, 0.5), bits=(8, 12), carve=40)
+
+
+def outcome(method: str, bits: int, rate: float, mixup: float, *scores: float) -> Outcome:
+    trial = Trial(method, bits, rate, mixup)
+    return Outcome(trial, "u" * 12, **dict(zip(JUDGES, scores, strict=True)), seconds=1.0)
+
+
+def rows(count: int = 200) -> TrainingRows:
+    rng = np.random.default_rng(0)
+    labels = rng.random((count, 4)) < 0.4
+    values = (labels @ rng.normal(size=(4, 10)) + rng.normal(size=(count, 10))).astype(np.float16)
+    trained = np.arange(0, count, 2)
+    return TrainingRows(values, labels, trained, mirrored=values[trained] + np.float16(0.1))
+
+
+def test_every_method_is_offered_the_same_configurations():
+    trials = grid(CHOOSE, ["isdh", "dhn"])
+    assert len(set(trials)) == len(trials) == 2 * 8
+    offers = [
+        {(t.bits, t.learning_rate, t.mixup) for t in trials if t.method == method}
+        for method in ("isdh", "dhn")
+    ]
+    assert offers[0] == offers[1]
+
+
+def test_rows_held_out_are_not_kept_and_all_rows_are_there():
+    held, kept = carve(100, CHOOSE)
+    assert len(held) == 40
+    assert sorted([*held, *kept]) == list(range(100))
+    assert np.array_equal(held, carve(100, CHOOSE)[0])
+
+
+def test_an_attempt_sees_training_rows_only():
+    """Rows of queries and database are not a number: nothing of them may reach a score."""
+    data = rows()
+    data.inputs[1::2] = np.nan
+    training = Training(epochs=2, batch_size=10, flip=True)
+    done = [
+        choice.attempt(trial, data, CHOOSE, Network(), training, hyper={}, under="u")
+        for trial in grid(CHOOSE, ["isdh"])[:2]
+    ]
+    assert all(getattr(one, name) > 0 for one in done for name in JUDGES)
+    assert done[0].map_at_all <= 1
+
+
+def test_an_attempt_repeats():
+    trial, training = Trial("isdh", 8, 0.01, 0.5), Training(epochs=2, batch_size=10)
+    one, other = (
+        choice.attempt(trial, rows(), CHOOSE, Network(), training, hyper={}, under="u")
+        for _ in range(2)
+    )
+    assert [getattr(one, name) for name in JUDGES] == [getattr(other, name) for name in JUDGES]
+
+
+def test_the_best_has_the_highest_geometric_mean_over_metrics_and_code_lengths():
+    high, low = (0.5, 2.0, 2.0, 0.4), (0.6, 1.9, 2.0, 0.35)
+    assert math.prod(high) > math.prod(low)
+    log = [
+        outcome("isdh", 12, 0.001, 0.0, *high),
+        outcome("isdh", 48, 0.001, 0.0, *low),
+        outcome("isdh", 12, 0.01, 0.0, *low),
+        outcome("isdh", 48, 0.01, 0.0, *low),
+        outcome("dhn", 12, 0.01, 0.5, *low),
+        outcome("dhn", 12, 0.01, 0.0, *high),
+    ]
+    chosen = best(log)
+    assert (chosen["isdh"].learning_rate, chosen["isdh"].mixup) == (0.001, 0.0)
+    assert (chosen["dhn"].learning_rate, chosen["dhn"].mixup) == (0.01, 0.0)
+
+
+def test_a_log_reads_as_it_was_written(tmp_path):
+    log = [
+        outcome("isdh", 12, 0.001, 0.0, 0.5, 2.0, 2.0, 0.4),
+        outcome("dhn", 48, 0.0003, 0.5, 0.5, 2.0, 2.0, 0.4),
+    ]
+    write_log(tmp_path / "log.csv", log)
+    assert read_log(tmp_path / "log.csv") == sorted(log, key=lambda o: o.trial.method)
+    assert read_log(tmp_path / "absent.csv") == []
+
+
+def test_more_rows_held_out_than_there_are_is_refused():
+    training = Training(epochs=1, batch_size=10)
+    with pytest.raises(InputError, match=r"choose.carve=100: leaves none of 100 training rows"):
+        choice.attempt(
+            Trial("isdh", 8, 0.01, 0.0),
+            rows(),
+            CHOOSE.model_copy(update={"carve": 100}),
+            Network(),
+            training,
+            hyper={},
+            under="u",
+        )
+
+
+def logs() -> list[Path]:
+    return sorted((ROOT / "choices").glob("*.csv"))
+
+
+@pytest.mark.parametrize("log", logs(), ids=lambda log: log.stem)
+def test_params_hold_what_the_committed_log_says(log):
+    from isdh import params
+
+    settings = params.load(ROOT / "params.yaml")
+    for method, trial in best(read_log(log)).items():
+        training = settings.training(log.stem, method)
+        chosen = (training.learning_rate, training.mixup)
+        assert chosen == (trial.learning_rate, trial.mixup), method
