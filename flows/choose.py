@@ -1,9 +1,9 @@
-"""Choose each method's learning rate and mixup for a dataset, on a part of its training rows.
+"""Choose what a dataset leaves open for each method, on a part of its training rows.
 
     python -m flows.choose <dataset>
 
-Every method of isdh/methods/ that is descended gets the same configurations, those of the
-dataset's section `choose`. Outcomes go to choices/<dataset>.csv as they come: what stands there
+Every method of isdh/methods/ that is descended gets the same learning rates and shares, those of
+the dataset's section `choose`. Outcomes go to choices/<dataset>.csv as they come: what stands there
 and would come out the same is not tried again. What params.yaml is to hold is printed.
 """
 
@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ async def choose(dataset: str) -> None:
     if dataset not in settings.datasets:
         raise unknown("dataset", dataset, settings.datasets)
     section = settings.section(dataset)
-    names = [name for name in methods.METHODS if methods.METHODS[name].head is None]
+    names = list(methods.METHODS)
     under = {name: conditions(settings, dataset, name) for name in names}
     log = Path("choices") / f"{dataset}.csv"
     done = [outcome for outcome in choice.read_log(log) if current(outcome, under)]
@@ -114,18 +115,20 @@ async def rows(cell: Cell) -> TrainingRows:
 
 def wanted(
     settings: params.Params, dataset: str, outcomes: list[Outcome]
-) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """Method -> for -> dataset -> what differs from the dataset's own training."""
     usual = settings.section(dataset).training
     answer = {}
     for method, trial in choice.best(outcomes).items():
-        differing = {
-            key: getattr(trial, key)
-            for key in ("learning_rate", "mixup")
-            if getattr(trial, key) != getattr(usual, key)
-        }
-        if differing:
-            answer[method] = {params.CHOICES: {dataset: differing}}
+        chosen: dict[str, Any] = {"hyper": dict(trial.hyper)} if trial.hyper else {}
+        if methods.METHODS[method].head is None:
+            chosen |= {
+                key: getattr(trial, key)
+                for key in ("learning_rate", "mixup")
+                if getattr(trial, key) != getattr(usual, key)
+            }
+        if chosen:
+            answer[method] = {params.CHOICES: {dataset: chosen}}
     return answer
 
 

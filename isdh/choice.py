@@ -7,9 +7,10 @@ training rows is held out and searched with; what is searched are the rows that 
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ class Trial:
     bits: int
     learning_rate: float
     mixup: float
+    hyper: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def configuration(self) -> tuple[float, float, tuple[tuple[str, float], ...]]:
+        """What is chosen: the same at every code length."""
+        return self.learning_rate, self.mixup, self.hyper
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,20 @@ class Outcome:
 
 
 def grid(choose: Choose, names: Iterable[str]) -> list[Trial]:
-    """Every configuration of every method: the same ones for all."""
-    return [
-        Trial(*trial) for trial in product(names, choose.bits, choose.learning_rate, choose.mixup)
-    ]
+    """Every configuration of every method: the same rates and mixup for all that are descended.
+
+    A fitted method has neither; it is tried where `choose.hyper` names it.
+    """
+    trials = []
+    for name in names:
+        lists = choose.hyper.get(name, {})
+        fitted = methods.METHODS[name].head is not None
+        rates, mixup = ((0.0,), (0.0,)) if fitted else (choose.learning_rate, choose.mixup)
+        for values in product(*lists.values()):
+            hyper = tuple(zip(lists, values, strict=True))
+            if hyper or not fitted:
+                trials += [Trial(name, *rest, hyper) for rest in product(choose.bits, rates, mixup)]
+    return trials
 
 
 def carve(count: int, choose: Choose) -> tuple[np.ndarray, np.ndarray]:
@@ -112,6 +129,7 @@ def attempt(
         input_shape=data.inputs.shape[1:], bits=trial.bits, **network.model_dump()
     )
     classes = data.labels.shape[1]
+    hyper = {**hyper, **dict(trial.hyper)}
     method = methods.build(trial.method, bits=trial.bits, num_classes=classes, **hyper)
     cpu = torch.device("cpu")
     records = list(fit(trained, method, learned, tried, seed=choose.seed, device=cpu))
@@ -131,23 +149,22 @@ def attempt(
 
 
 def best(outcomes: Iterable[Outcome]) -> dict[str, Trial]:
-    """Of each method the learning rate and mixup with the highest scores.
+    """Of each method the configuration with the highest scores.
 
     Configurations are compared by the geometric mean of the four scores over all code lengths, in
     which no metric counts more for being a larger number. The trial returned is that of the first
     code length.
     """
-    marks: dict[str, dict[tuple[float, float], float]] = {}
-    trials: dict[tuple[str, float, float], Trial] = {}
+    marks: dict[str, dict[Any, float]] = {}
+    trials: dict[Any, Trial] = {}
     for outcome in outcomes:
         trial = outcome.trial
-        key = (trial.learning_rate, trial.mixup)
         logs = sum(math.log(max(getattr(outcome, name), 1e-9)) for name in JUDGES)
         of_method = marks.setdefault(trial.method, {})
-        of_method[key] = of_method.get(key, 0.0) + logs
-        trials.setdefault((trial.method, *key), trial)
+        of_method[trial.configuration] = of_method.get(trial.configuration, 0.0) + logs
+        trials.setdefault((trial.method, trial.configuration), trial)
     return {
-        method: trials[(method, *max(of_method, key=of_method.__getitem__))]
+        method: trials[method, max(of_method, key=of_method.__getitem__)]
         for method, of_method in marks.items()
     }
 
@@ -165,18 +182,26 @@ def read_log(path: Path) -> list[Outcome]:
 
 
 def _outcome(row: dict[str, str]) -> Outcome:
-    trial = Trial(row["method"], int(row["bits"]), float(row["learning_rate"]), float(row["mixup"]))
+    trial = Trial(
+        row["method"],
+        int(row["bits"]),
+        float(row["learning_rate"]),
+        float(row["mixup"]),
+        tuple(
+            (name, json.loads(value))
+            for name, _, value in (part.partition("=") for part in row["hyper"].split())
+        ),
+    )
     scores = {name: float(row[name]) for name in (*JUDGES, "seconds")}
     return Outcome(trial, row["under"], **scores)
 
 
 def write_log(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Write a log: a line an outcome, in the order of method, code length and what was tried."""
-    lines = sorted(
-        ({**asdict(outcome.trial), **asdict(outcome)} for outcome in outcomes),
-        key=lambda line: tuple(line[column] for column in _TRIAL),
-    )
+    lines = []
+    for outcome in sorted(outcomes, key=lambda outcome: astuple(outcome.trial)):
+        values = {**asdict(outcome.trial), **asdict(outcome)}
+        values["hyper"] = " ".join(f"{name}={value}" for name, value in outcome.trial.hyper)
+        lines.append(",".join(str(values[column]) for column in _COLUMNS))
     with replacing(path) as stream:
-        stream.write((",".join(_COLUMNS) + "\n").encode())
-        for line in lines:
-            stream.write((",".join(str(line[column]) for column in _COLUMNS) + "\n").encode())
+        stream.write("\n".join([",".join(_COLUMNS), *lines, ""]).encode())

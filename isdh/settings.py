@@ -80,6 +80,7 @@ class Choose(Section):
 
     learning_rate: tuple[Rate, ...] = Field((3e-4, 1e-3, 3e-3), min_length=1)
     mixup: tuple[Share, ...] = Field((0.0,), min_length=1)
+    hyper: dict[str, dict[str, tuple[int | float, ...]]] = Field({})  # method -> name -> values
     bits: tuple[Bits, ...] = Field((12, 48), min_length=1)
     carve: int = Field(1000, ge=1)  # training rows that are held out
     seed: int = Field(0, ge=0)  # of the rows held out, and of the training

@@ -9,6 +9,7 @@ import pytest
 from isdh import choice
 from isdh.choice import JUDGES, Outcome, Trial, best, carve, grid, read_log, write_log
 from isdh.errors import InputError
+from isdh.methods import METHODS
 from isdh.settings import Choose, Network, Training
 from isdh.training import TrainingRows
 
@@ -37,6 +38,19 @@ def test_every_method_is_offered_the_same_configurations():
         for method in ("isdh", "dhn")
     ]
     assert offers[0] == offers[1]
+
+
+def test_a_fitted_method_is_tried_where_it_has_hyper_parameters_to_choose():
+    lists = {"itq_cca": {"regularisation": (0.1, 1.0)}, "isdh": {"gamma": (1.0, 10.0)}}
+    choose = CHOOSE.model_copy(update={"hyper": lists})
+    trials = grid(choose, ["isdh", "dhn", "itq", "itq_cca"])
+    counts = {name: sum(t.method == name for t in trials) for name in ("isdh", "dhn", "itq")}
+    assert counts == {"isdh": 16, "dhn": 8, "itq": 0}
+    assert [t for t in trials if t.method == "itq_cca"] == [
+        Trial("itq_cca", bits, 0.0, 0.0, (("regularisation", value),))
+        for value in (0.1, 1.0)
+        for bits in (8, 12)
+    ]
 
 
 def test_rows_held_out_are_not_kept_and_all_rows_are_there():
@@ -88,6 +102,9 @@ def test_a_log_reads_as_it_was_written(tmp_path):
     log = [
         outcome("isdh", 12, 0.001, 0.0, 0.5, 2.0, 2.0, 0.4),
         outcome("dhn", 48, 0.0003, 0.5, 0.5, 2.0, 2.0, 0.4),
+        Outcome(
+            Trial("itq_cca", 8, 0.0, 0.0, (("a", 1e-4), ("b", 2.0))), "u", 0.5, 2.0, 1.0, 0.3, 1
+        ),
     ]
     write_log(tmp_path / "log.csv", log)
     assert read_log(tmp_path / "log.csv") == sorted(log, key=lambda o: o.trial.method)
@@ -119,5 +136,7 @@ def test_params_hold_what_the_committed_log_says(log):
     settings = params.load(ROOT / "params.yaml")
     for method, trial in best(read_log(log)).items():
         training = settings.training(log.stem, method)
-        chosen = (training.learning_rate, training.mixup)
-        assert chosen == (trial.learning_rate, trial.mixup), method
+        assert settings.hyper(log.stem, method).items() >= dict(trial.hyper).items()
+        if METHODS[method].head is None:
+            chosen = (training.learning_rate, training.mixup)
+            assert chosen == (trial.learning_rate, trial.mixup), method

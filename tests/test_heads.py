@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from isdh import heads
+from isdh import fitting, heads
 from isdh.encoding import encode
 from isdh.methods import METHODS, build
 from isdh.models import load, save
@@ -74,6 +74,8 @@ def test_autocast_moves_no_output(kind):
     features = torch.randn(9, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = head(features)
+        rounded = head(features.bfloat16())
+    assert torch.equal(rounded, head(features.bfloat16().float()))
     assert found.dtype == torch.float32
     assert torch.equal(found, head(features))
 
@@ -91,7 +93,7 @@ def test_distances_do_not_lose_their_digits_far_from_the_origin():
 
 
 def test_signs_are_those_of_bits():
-    assert heads.signs(torch.tensor([-2.0, 0.0, 1e-9])).tolist() == [-1, -1, 1]
+    assert fitting.signs(torch.tensor([-2.0, 0.0, 1e-9])).tolist() == [-1, -1, 1]
 
 
 def rows_of_a_dataset() -> tuple[np.ndarray, np.ndarray]:

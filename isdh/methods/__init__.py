@@ -51,6 +51,8 @@ def build(name: str, *, bits: int, num_classes: int, **hyper: Any) -> Method:
         default = inspect.signature(method).parameters[key].default
         if isinstance(default, float) and type(value) not in {int, float}:
             raise InputError(f"{key}={value!r}: want a number; YAML reads 1e-1 as text, not 1.0e-1")
+        if type(default) is int and type(value) is not int:
+            raise InputError(f"{key}={value!r}: want a whole number")
     if bits < 1:
         raise InputError(f"bits={bits}: a code has at least 1 bit")
     if num_classes < 1:

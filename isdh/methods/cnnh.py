@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isdh.heads import signs
+from isdh.fitting import signs
 from isdh.method import Batch, LossTerms, Method, require_positive
 from isdh.similarity import shares_label
 
@@ -134,5 +134,4 @@ def descend(values: Any, products: Any, rows: Any, similar: Any) -> None:
                     products[k, m] += step * row[m]
                     products[m, k] = products[k, m]
             products[k, k] += step * (2 * h + step)
-            pull[k] += own * step
             row[k] = h + step

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isdh.heads import descend_bits, ridge, signs
+from isdh.fitting import descend_bits, ridge, signs
 from isdh.method import Batch, LossTerms, Method, require_positive
 from isdh.pairwise import cross_entropy
 from isdh.similarity import shares_label

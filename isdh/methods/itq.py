@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isdh.heads import principal_directions, rotation
+from isdh.fitting import principal_directions, rotation
 from isdh.method import FittedMethod, require_positive
 
 

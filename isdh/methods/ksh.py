@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isdh.heads import anchored, signs
+from isdh.fitting import anchored, signs
 from isdh.method import FittedMethod, require_positive
 from isdh.similarity import shares_label
 

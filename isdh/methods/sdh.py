@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isdh.heads import anchored, descend_bits, ridge, signs
+from isdh.fitting import anchored, descend_bits, ridge, signs
 from isdh.method import FittedMethod, require_positive
 
 

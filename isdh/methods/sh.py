@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from isdh.heads import principal_directions
+from isdh.fitting import principal_directions
 from isdh.method import FittedMethod
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from isdh.heads import descend_bits, ridge
+from isdh.fitting import descend_bits, ridge
 from isdh.method import Batch
 from isdh.methods import build
-from isdh.methods.cnnh import ROWS, factorise
+from isdh.methods.cnnh import ROWS, descend, factorise
 from tests.reference import discrete
 
 BITS, CLASSES = 6, 5
@@ -46,6 +46,19 @@ def test_cnnh_s_codes_equal_those_of_the_whole_matrix(count, seed):
     orders = [torch.randperm(count).tolist() for _ in range(4)]
     expected = discrete.cnnh_codes(start.numpy(), labels, orders)
     assert np.abs(found.numpy() - expected).max() < 1e-8  # where the objective is flat
+
+
+def test_cnnh_takes_no_step_that_would_raise_the_objective():
+    """With few rows the fourth power outweighs the second, and Newton's step overshoots."""
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        labels = torch.from_numpy(draw.random((4, 3)) < 0.5)
+        similar = discrete.sign_matrix(labels) > 0
+        h = draw.uniform(-1, 1, (4, 1))
+        for row in range(4):
+            before = discrete.cnnh_objective(h, labels)
+            descend(h, h.T @ h, np.array([row]), similar[row : row + 1])
+            assert discrete.cnnh_objective(h, labels) <= before + 1e-9
 
 
 def test_cnnh_s_codes_do_not_hang_on_the_size_of_blocks(monkeypatch):

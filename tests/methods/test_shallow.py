@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import linalg
 
-from isdh import heads
+from isdh import fitting, heads
 from isdh.method import FittedMethod
 from isdh.methods import METHODS, build
 from isdh.methods.itq_cca import canonical_directions
@@ -70,6 +70,13 @@ def test_a_head_follows_from_the_generator_alone(name):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.parametrize("name", [name for name in FITTED if name != "lsh"])
+def test_what_all_rows_have_in_common_moves_no_bit(name):
+    features, labels = some_rows()
+    here, there = (codes(name, 8, features + shift, labels) for shift in (0, 16))
+    assert (here == there).float().mean() > 0.98  # a bit may flip where an output is near 0
+
+
 @pytest.mark.parametrize("name", ["itq_cca", "ksh", "sdh"])
 def test_a_supervised_code_is_nearer_where_labels_are_shared(name):
     features, labels = some_rows(200)
@@ -95,7 +102,7 @@ def test_lsh_differs_in_bits_by_the_angle():
 
 def projected_rows(count: int, dimensions: int) -> torch.Tensor:
     features, _ = some_rows(count)
-    mean, directions = heads.principal_directions(features, dimensions)
+    mean, directions = fitting.principal_directions(features, dimensions)
     return (features.double() - mean) @ directions.T
 
 
@@ -103,13 +110,15 @@ def projected_rows(count: int, dimensions: int) -> torch.Tensor:
 def test_each_rotation_equals_the_reference_and_the_misfit_never_rises(bits):
     """4 directions into 4 bits, and into 7."""
     projected = projected_rows(60, 4)
-    found = [heads.rotation(projected, bits, n, torch.Generator().manual_seed(0)) for n in range(9)]
+    found = [
+        fitting.rotation(projected, bits, n, torch.Generator().manual_seed(0)) for n in range(9)
+    ]
     expected = discrete.rotations(projected.numpy(), found[0].numpy(), 8)
     misfits = []
     for mine, theirs in zip(found, expected, strict=True):
         assert np.abs(mine.numpy() - theirs).max() < 1e-9
         assert torch.allclose(mine @ mine.T, torch.eye(4).double(), atol=1e-12)
-        corners = heads.signs(projected @ mine)
+        corners = fitting.signs(projected @ mine)
         misfits.append((corners - projected @ mine).square().sum().item())
     assert all(b <= a + 1e-9 for a, b in itertools.pairwise(misfits))
     assert misfits[-1] < misfits[0]
@@ -119,7 +128,7 @@ def test_principal_directions_are_those_of_scikit_learn():
     from sklearn.decomposition import PCA
 
     features, _ = some_rows()
-    mean, directions = heads.principal_directions(features, 5)
+    mean, directions = fitting.principal_directions(features, 5)
     expected = PCA(5).fit(features.double().numpy())
     assert np.allclose(mean, expected.mean_)
     agreement = np.abs((directions.numpy() * expected.components_).sum(axis=1))
@@ -232,7 +241,7 @@ def test_the_residual_per_label_set_equals_the_matrix():
 def centred_kernels(count: int, anchors: int) -> tuple[torch.Tensor, torch.Tensor]:
     features, labels = some_rows(count)
     generator = torch.Generator().manual_seed(0)
-    return heads.anchored(features, anchors, 2.0, generator)[1], labels
+    return fitting.anchored(features, anchors, 2.0, generator)[1], labels
 
 
 def test_the_spectral_start_solves_the_generalised_eigenproblem():
@@ -265,15 +274,16 @@ def test_the_smooth_descent_equals_the_reference_and_lowers_the_cost(iterations)
     assert costs[-1] < costs[0]
 
 
-def test_each_bit_of_ksh_lowers_what_is_left_and_none_is_worse_than_the_spectral_one():
+@pytest.mark.parametrize("iterations", [1, 500])
+def test_a_bit_of_ksh_is_no_worse_than_the_spectral_or_the_smooth_one(iterations):
     """|R - y y'|^2 = |R|^2 - 2 y'R y + L^2: a bit is to have a large y'R y."""
     features, labels = some_rows(50)
     bits, generator = 6, torch.Generator().manual_seed(3)
-    method = build("ksh", bits=bits, num_classes=CLASSES, anchors=20)
+    method = build("ksh", bits=bits, num_classes=CLASSES, anchors=20, iterations=iterations)
     state = method.fit(features, labels, generator=generator)
-    spins = heads.signs(heads.load("kernel", state)(features)).double()
+    spins = fitting.signs(heads.load("kernel", state)(features)).double()
     again = torch.Generator().manual_seed(3)
-    kernels = heads.anchored(features, 20, 2.0, again)[1].numpy()
+    kernels = fitting.anchored(features, 20, 2.0, again)[1].numpy()
     values, vectors = np.linalg.eigh(kernels.T @ kernels)
     whitened = kernels @ (vectors / np.sqrt(values))
     left = [np.square(residual_matrix(labels, spins.T[:0], bits)).sum()]
@@ -282,6 +292,10 @@ def test_each_bit_of_ksh_lowers_what_is_left_and_none_is_worse_than_the_spectral
         direction = whitened @ np.linalg.eigh(whitened.T @ matrix @ whitened)[1][:, -1]
         spectral, own = np.sign(direction), spins[:, k].numpy()
         assert own @ matrix @ own >= spectral @ matrix @ spectral - 1e-6
+        start = np.linalg.lstsq(kernels, direction * math.sqrt(50), rcond=None)[0]
+        smooth, _ = discrete.ksh_smooth(kernels, matrix, start, iterations)
+        smooth = np.sign(kernels @ smooth)
+        assert own @ matrix @ own >= 0.97 * (smooth @ matrix @ smooth)  # single precision
         left.append(np.square(residual_matrix(labels, spins.T[: k + 1], bits)).sum())
     assert left[-1] < 0.8 * left[0]
 
