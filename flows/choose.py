@@ -75,12 +75,18 @@ def conditions(settings: params.Params, dataset: str, method: str) -> str:
         section.network.model_dump(),
         section.training.model_dump(exclude=varied),
         {"seed": section.choose.seed, "carve": section.choose.carve},
-        settings.hyper(dataset, method) if method in settings.method else {},
+        own(settings, method),
         read_json(WORKSPACE.data(dataset) / "inputs.json")["sha256"],
         (Path(methods.__file__).parent / f"{method}.py").read_text(encoding="utf-8"),
         [torch.__version__, np.__version__],
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def own(settings: params.Params, method: str) -> dict[str, Any]:
+    """A method's hyper-parameters for all datasets: what a choice starts from."""
+    section = settings.method.get(method, {})
+    return {name: value for name, value in section.items() if name != params.CHOICES}
 
 
 def current(outcome: Outcome, under: dict[str, str]) -> bool:
@@ -93,7 +99,6 @@ def attempt(dataset: str, trial: Trial, under: str) -> Outcome | InputError:
     settings = params.load()
     section = settings.section(dataset)
     data = asyncio.run(rows(Cell(dataset, trial.method, trial.bits, 0)))
-    hyper = settings.hyper(dataset, trial.method) if trial.method in settings.method else {}
     try:
         return choice.attempt(
             trial,
@@ -101,7 +106,7 @@ def attempt(dataset: str, trial: Trial, under: str) -> Outcome | InputError:
             section.choose,
             section.network,
             section.training,
-            hyper=hyper,
+            hyper=own(settings, trial.method),
             under=under,
         )
     except InputError as error:
