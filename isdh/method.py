@@ -163,3 +163,19 @@ def require_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not value >= 0:
             raise InputError(f"{name}={value}: must not be negative")
+
+
+def require_at_most(limit: float, why: str, **values: float) -> None:
+    """Refuse hyper-parameters above a limit.
+
+    Args:
+        limit: the largest value allowed.
+        why: what the limit is.
+        **values: hyper-parameters, by name.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name, value in values.items():
+        if not value <= limit:
+            raise InputError(f"{name}={value}: over {limit:g}, {why}; lower it")

@@ -8,7 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isdh.method import Batch, LossTerms, Method, require_not_negative, require_positive
+from isdh.method import (
+    Batch,
+    LossTerms,
+    Method,
+    require_at_most,
+    require_not_negative,
+    require_positive,
+)
 from isdh.pairwise import binarisation_gap, different_rows, mean_where
 from isdh.similarity import shares_label
 
@@ -29,6 +36,7 @@ class DSH(Method):
         super().__init__(bits=bits, num_classes=num_classes)
         require_positive(margin=margin)
         require_not_negative(alpha=alpha)
+        require_at_most(4, "the largest squared distance, per bit", margin=margin)
         self.margin = margin
         self.alpha = alpha
 

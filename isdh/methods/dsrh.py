@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from isdh.method import Batch, LossTerms, Method, require_not_negative
+from isdh.method import Batch, LossTerms, Method, require_at_most, require_not_negative
 from isdh.pairwise import different_rows, mean_where
 
 
@@ -32,6 +32,7 @@ class DSRH(Method):
     ) -> None:
         super().__init__(bits=bits, num_classes=num_classes)
         require_not_negative(margin=margin, balance_weight=balance_weight)
+        require_at_most(bits, "the largest difference of two distances", margin=margin)
         self.margin = margin
         self.balance_weight = balance_weight
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isdh.method import Batch, LossTerms, Method, require_not_negative
+from isdh.method import Batch, LossTerms, Method, require_at_most, require_not_negative
 from isdh.pairwise import log_one_plus_exp, sign_gap, with_slope
 from isdh.similarity import shares_label
 
@@ -37,6 +37,9 @@ class DTSH(Method):
     ) -> None:
         super().__init__(bits=bits, num_classes=num_classes)
         require_not_negative(margin=margin, quantisation_weight=quantisation_weight)
+        require_at_most(
+            2 * bits, f"by how much two inner products of {bits} bits differ", margin=margin
+        )
         self.margin = margin
         self.quantisation_weight = quantisation_weight
 

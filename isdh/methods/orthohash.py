@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from isdh.classwise import cosines, softmax_cross_entropy
-from isdh.method import Batch, LossTerms, Method, require_not_negative, require_positive
+from isdh.method import (
+    Batch,
+    LossTerms,
+    Method,
+    require_at_most,
+    require_not_negative,
+    require_positive,
+)
 
 
 class OrthoHash(Method):
@@ -35,6 +42,7 @@ class OrthoHash(Method):
         super().__init__(bits=bits, num_classes=num_classes)
         require_positive(scale=scale)
         require_not_negative(margin=margin)
+        require_at_most(2, "by how much two cosines differ", margin=margin)
         self.scale = scale
         self.margin = margin
         self.register_buffer("class_codes", torch.randint(2, (num_classes, bits)).float() * 2 - 1)

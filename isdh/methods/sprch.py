@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from isdh.classwise import cosines
-from isdh.method import Batch, LossTerms, Method, require_not_negative, require_positive
+from isdh.method import (
+    Batch,
+    LossTerms,
+    Method,
+    require_at_most,
+    require_not_negative,
+    require_positive,
+)
 from isdh.similarity import shares_label
 
 
@@ -40,6 +47,7 @@ class SPRCH(Method):
         super().__init__(bits=bits, num_classes=num_classes)
         require_positive(temperature=temperature)
         require_not_negative(prototype_rate=prototype_rate, ramp=ramp)
+        require_at_most(1, "the whole of the training", ramp=ramp)
         self.temperature = temperature
         self.prototype_rate = prototype_rate
         self.ramp = ramp

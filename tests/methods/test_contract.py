@@ -211,6 +211,24 @@ def test_a_value_out_of_range_is_refused(values, message):
         build("isdh", **{"bits": 4, "num_classes": 3, **values})
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("dtsh", {"margin": 17.0}, "margin=17.0: over 16, by how much two inner products"),
+        ("dsrh", {"margin": 9.0}, "margin=9.0: over 8, the largest difference of two distances"),
+        ("dsh", {"margin": 5.0}, "margin=5.0: over 4, the largest squared distance, per bit"),
+        ("orthohash", {"margin": 3.0}, "margin=3.0: over 2, by how much two cosines differ"),
+        ("sprch", {"ramp": 1.5}, "ramp=1.5: over 1, the whole of the training"),
+        ("ksh", {"anchors": 0}, "anchors=0: must be positive"),
+        ("ksh", {"anchors": 2.5}, "anchors=2.5: want a whole number"),
+        ("rish", {"straight_through": 2.0}, "straight_through=2.0: a share, from 0 to 1"),
+    ],
+)
+def test_a_value_beyond_what_codes_can_do_is_refused(name, values, message):
+    with pytest.raises(InputError, match=message):
+        build(name, bits=8, num_classes=3, **values)
+
+
 def test_listing_methods_imports_none():
     import subprocess
     import sys

@@ -241,7 +241,7 @@ class TestDSRH:
 
     def test_a_triplet_costs_what_its_wrong_order_would_cost_in_dcg(self):
         """Equal codes: each hinge is the margin, 5."""
-        outputs = torch.zeros(4, 4, dtype=torch.float64)
+        outputs = torch.zeros(4, 8, dtype=torch.float64)
         ideal = 3 / math.log(2) + 1 / math.log(3)
         first = (2 + 3 + 1) / ideal  # queries 0 and 1: 2 labels, then 1, then none
         third = math.log(2)  # query 2 shares one label with 0 and 1, none with 3
@@ -259,7 +259,7 @@ class TestDSRH:
 
     def test_an_even_split_of_every_bit_has_no_balance_term(self):
         outputs = torch.tensor([[1.0, -2.0], [-1.0, 2.0]])
-        method = build("dsrh", bits=2, num_classes=3)
+        method = build("dsrh", bits=2, num_classes=3, margin=1.0)
         assert method(outputs, self.LABELS[:2]).parts["balance"].item() == 0
         assert method(outputs.abs(), self.LABELS[:2]).parts["balance"].item() > 0
 
