@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,6 +290,25 @@ def test_a_method_that_does_not_differ_from_the_best_over_the_queries_is_level_w
         m: entries[0].level for m, entries in tables.table(evidence, "map_at_all").rows.items()
     }
     assert level == {"isdh": False, "dhn": True, "idhn": False}
+
+
+def test_what_differs_in_training_stands_with_its_method_and_the_rest_once(built) -> None:
+    from isdh.report import _settings, _shared_training
+
+    evidence = read(built, PARAMS, DATASET)
+    usual = next(iter(evidence.histories.values()))["training"]
+    changed = {
+        cell: history | {"training": usual | {"learning_rate": 0.5}}
+        if cell.method == "dhn"
+        else history
+        for cell, history in evidence.histories.items()
+    }
+    mixed = replace(evidence, histories=changed)
+    assert _shared_training(evidence) == usual
+    assert _shared_training(mixed) == {k: v for k, v in usual.items() if k != "learning_rate"}
+    rates = {name: of.get("learning_rate") for name, of in _settings(mixed).items()}
+    assert rates == {name: 0.5 if name == "dhn" else usual["learning_rate"] for name in rates}
+    assert "learning_rate" not in _settings(evidence)["dhn"]
 
 
 def test_nothing_is_marked_where_all_methods_are_alike() -> None:

@@ -64,7 +64,7 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
         "similarity": plots.soft_similarity(statistics["similarity"]),
         "labels": _frequencies(statistics["labels"]),
         "settings": _settings(evidence),
-        "training": next(iter(evidence.histories.values()))["training"],
+        "training": _shared_training(evidence),
         "kinds": vocabulary.KINDS,
         "radius": vocabulary.RADIUS,
     }
@@ -111,11 +111,23 @@ def _frequencies(labels: Mapping[str, int]) -> list[tuple[str, int, float]]:
     return [(name, rows, rows / max(ordered[0][1], 1)) for name, rows in ordered]
 
 
-def _settings(evidence: Evidence) -> dict[str, dict[str, Any]]:
-    """Method -> its hyper-parameters in effect at the longest code length."""
-    cells = [evidence.runs(method, max(evidence.bits))[0] for method in evidence.methods]
-    methods = {cell.method: dict(evidence.histories[cell]["method"]) for cell in cells}
+def _shared_training(evidence: Evidence) -> dict[str, Any]:
+    """What is the same in the training of all methods."""
+    first, *others = [history["training"] for history in evidence.histories.values()]
     return {
-        name: {key: value for key, value in hyper.items() if key != "name"}
-        for name, hyper in methods.items()
+        key: value
+        for key, value in first.items()
+        if all(key in other and other[key] == value for other in others)
+    }
+
+
+def _settings(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """Method -> its hyper-parameters, and how its training differs, at the longest code length."""
+    shared = _shared_training(evidence)
+    cells = [evidence.runs(method, max(evidence.bits))[0] for method in evidence.methods]
+    histories = {cell.method: evidence.histories[cell] for cell in cells}
+    return {
+        name: {key: value for key, value in history["method"].items() if key != "name"}
+        | {key: value for key, value in history["training"].items() if key not in shared}
+        for name, history in histories.items()
     }
