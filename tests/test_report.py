@@ -298,17 +298,17 @@ def test_what_differs_in_training_stands_with_its_method_and_the_rest_once(built
     evidence = read(built, PARAMS, DATASET)
     usual = next(iter(evidence.histories.values()))["training"]
     changed = {
-        cell: history | {"training": usual | {"learning_rate": 0.5}}
+        cell: history | {"training": usual | {"epochs": 0.5}}
         if cell.method == "dhn"
         else history
         for cell, history in evidence.histories.items()
     }
     mixed = replace(evidence, histories=changed)
     assert _shared_training(evidence) == usual
-    assert _shared_training(mixed) == {k: v for k, v in usual.items() if k != "learning_rate"}
-    rates = {name: of.get("learning_rate") for name, of in _settings(mixed).items()}
-    assert rates == {name: 0.5 if name == "dhn" else usual["learning_rate"] for name in rates}
-    assert "learning_rate" not in _settings(evidence)["dhn"]
+    assert _shared_training(mixed) == {k: v for k, v in usual.items() if k != "epochs"}
+    rates = {name: of.get("epochs") for name, of in _settings(mixed).items()}
+    assert rates == {name: 0.5 if name == "dhn" else usual["epochs"] for name in rates}
+    assert "epochs" not in _settings(evidence)["dhn"]
 
 
 def test_nothing_is_marked_where_all_methods_are_alike() -> None:
