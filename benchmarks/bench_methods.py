@@ -1,10 +1,12 @@
 """The table of methods on MIRFLICKR-25K: made, timed, tested, and written into docs/results.md.
 
-    python benchmarks/bench_methods.py --raw FOLDER --weights FILE --folder WORKSPACE [--dataset D]
+    python benchmarks/bench_methods.py --raw FOLDER --weights FILE --folder WORKSPACE
+        [--dataset D] [--lists NAME] [--choose]
 
 A workspace with the project's code is made in the folder (or gone on with, where it was stopped),
 all methods, four code lengths and three seeds are run by `python -m flows`, and the tables of
-docs/results.md between the marks of the dataset are replaced. With --write-only nothing is run.
+docs/results.md between the marks of the dataset are replaced. With --choose hyper-parameters
+are chosen instead, and the log is copied here; with --write-only nothing is run.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +62,7 @@ class Entry:
         return f"{text} {' ▴▾'[self.against]}".rstrip()
 
 
-def prepare(folder: Path, dataset: str, raw: Path, weights: Path) -> None:
+def prepare(folder: Path, dataset: str, raw: Path, weights: Path, lists: str | None) -> None:
     """Copy the project's files as git has them, and set params.yaml: everything, three seeds."""
     listing = ["git", "ls-files", "-co", "--exclude-standard"]
     files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -77,8 +80,8 @@ def prepare(folder: Path, dataset: str, raw: Path, weights: Path) -> None:
     content["methods"] = list(methods.METHODS)
     content["method"] = {name: content["method"].get(name, {}) for name in methods.METHODS}
     content["bits"], content["seeds"] = list(BITS), list(SEEDS)
-    if (raw / "splits").is_dir():
-        content["dataset"][dataset]["source"] = {"reader": "mirflickr", "lists": "splits"}
+    if lists:
+        content["dataset"][dataset]["source"] = {"reader": "mirflickr", "lists": lists}
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     link = folder / content["dataset"][dataset]["inputs"]["weights"]
     if not link.exists():
@@ -90,7 +93,11 @@ def table(workspace: Workspace, dataset: str, metric: str) -> dict[str, dict[int
     answer: dict[str, dict[int, Entry]] = {}
     for bits in BITS:
         cells = {name: list(scored(workspace, dataset, name, bits)) for name in methods.METHODS}
-        cells = {name: found for name, found in cells.items() if found}
+        missing = [name for name, found in cells.items() if len(found) < len(SEEDS)]
+        if missing:
+            sys.exit(
+                f"{bits} bits: not scored with all seeds: {', '.join(missing)}; run them first"
+            )
         for name, entry in column(workspace, cells, metric).items():
             answer.setdefault(name, {})[bits] = entry
     return answer
@@ -154,15 +161,17 @@ def write(path: Path, dataset: str, text: str) -> None:
     path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
-def run(folder: Path, dataset: str) -> dict[str, float]:
-    """Features first, then all cells by the main job; wall seconds of both."""
+def run(folder: Path, dataset: str, *, choose: bool) -> dict[str, float]:
+    """Features first, then the choice or all cells by the main job; wall seconds of each."""
     python = Path(sys.executable)
     environment = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
     seconds = {}
-    for name, command in {
-        "features": ["dvc", "repro", f"preprocess@{dataset}"],
-        "cells": [str(python), "-m", "flows"],
-    }.items():
+    commands = {"features": ["dvc", "repro", "--quiet", f"preprocess@{dataset}"]}
+    if choose:
+        commands["choice"] = [str(python), "-m", "flows.choose", dataset]
+    else:
+        commands["cells"] = [str(python), "-m", "flows"]
+    for name, command in commands.items():
         start = time.perf_counter()
         subprocess.run(command, cwd=folder, check=True, env=environment)
         seconds[name] = round(time.perf_counter() - start, 1)
@@ -175,20 +184,32 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="MobileNetV2's state_dict")
     parser.add_argument("--folder", type=Path, required=True, help="the workspace")
     parser.add_argument("--dataset", default="mirflickr", help="a section of params.yaml")
+    parser.add_argument("--lists", help="a folder of split lists below the raw one")
+    parser.add_argument("--choose", action="store_true", help="choose hyper-parameters, no more")
     parser.add_argument("--write-only", action="store_true", help="the tables of what is there")
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
     if not options.write_only:
-        prepare(folder, options.dataset, options.raw, options.weights)
-        seconds = run(folder, options.dataset)
+        prepare(folder, options.dataset, options.raw, options.weights, options.lists)
+        made = len(list((folder / "metrics").rglob("*.json")))
+        seconds = run(folder, options.dataset, choose=options.choose)
+        if options.choose:
+            log = Path("choices") / f"{options.dataset}.csv"
+            (ROOT / log).write_bytes((folder / log).read_bytes())
+            return
         date = datetime.now(UTC).strftime("%Y-%m-%d")
         result = {
             "date": date,
             "dataset": options.dataset,
             "cores": os.cpu_count(),
             "python": platform.python_version(),
+            "commit": subprocess.check_output(
+                ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True
+            ).strip(),
+            "torch": version("torch"),
+            "split": options.lists or "drawn",
             "methods": len(methods.METHODS),
-            "cells": len(methods.METHODS) * len(BITS) * len(SEEDS),
+            "cells_made": len(list((folder / "metrics").rglob("*.json"))) - made,
             "wall_s": seconds,
         }
         path = ROOT / "benchmarks" / "results" / f"{date}-methods-{options.dataset}.json"

@@ -24,10 +24,11 @@ import yaml
 from prefect import flow
 
 from flows import stage
+from flows.fingerprint import dependencies
 from flows.stage import WORKSPACE
 from flows.train import read
-from isdh import choice, methods, params
-from isdh.artifacts import Cell, read_json
+from isdh import choice, manifest, methods, params
+from isdh.artifacts import Cell, read_json, sha256
 from isdh.choice import Outcome, Trial
 from isdh.errors import InputError, unknown
 from isdh.store import cores
@@ -41,23 +42,33 @@ async def choose(dataset: str) -> None:
     if dataset not in settings.datasets:
         raise unknown("dataset", dataset, settings.datasets)
     section = settings.section(dataset)
-    names = list(methods.METHODS)
-    under = {name: conditions(settings, dataset, name) for name in names}
+    trials = choice.grid(section.choose, methods.METHODS)
+    check(settings, dataset, trials)
+    under = {name: conditions(settings, dataset, name) for name in methods.METHODS}
     log = Path("choices") / f"{dataset}.csv"
-    done = [outcome for outcome in choice.read_log(log) if current(outcome, under)]
+    wished = set(trials)
+    done = [
+        outcome
+        for outcome in choice.read_log(log)
+        if outcome.trial in wished and outcome.under == under[outcome.trial.method]
+    ]
     tried = {outcome.trial for outcome in done}
-    missing = [trial for trial in choice.grid(section.choose, names) if trial not in tried]
+    missing = [trial for trial in trials if trial not in tried]
     progress = stage.Progress(len(missing), unit="trials")
+    diverged = []
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
         loop = asyncio.get_running_loop()
         running = [
-            loop.run_in_executor(pool, partial(attempt, dataset, trial, under[trial.method]))
+            loop.run_in_executor(
+                pool, partial(attempt, settings, dataset, trial, under[trial.method])
+            )
             for trial in missing
         ]
         for finished in asyncio.as_completed(running):
             outcome = await finished
             if isinstance(outcome, InputError):
-                stage.say(str(outcome))
+                diverged.append(str(outcome))
+                stage.say(diverged[-1])
             else:
                 done.append(outcome)
                 choice.write_log(log, done)
@@ -65,19 +76,54 @@ async def choose(dataset: str) -> None:
             await progress.tell()
     stage.say(f"{log}: {len(done)} outcomes; params.yaml is to hold, below `method`:")
     stage.say(yaml.safe_dump(wanted(settings, dataset, done), sort_keys=True).rstrip())
+    without = {trial.method for trial in trials} - set(choice.best(done, section.choose.bits))
+    if without:
+        raise InputError(
+            f"{', '.join(sorted(without))}: no configuration was trained at every length; "
+            f"lower the rates of dataset.{dataset}.choose.learning_rate"
+        )
+
+
+def check(settings: params.Params, dataset: str, trials: list[Trial]) -> None:
+    """Refuse what no trial could use, before the first.
+
+    Raises:
+        InputError: a hyper-parameter out of range or unknown, or too many rows held out.
+    """
+    for trial in trials:
+        try:
+            hyper = {**own(settings, trial.method), **dict(trial.hyper)}
+            methods.build(trial.method, bits=trial.bits, num_classes=2, **hyper)
+        except InputError as error:
+            where = f"dataset.{dataset}.choose, method {trial.method}"
+            raise InputError(f"params.yaml: {where}: {error}") from None
+    section = settings.section(dataset)
+    splits = manifest.read_splits(WORKSPACE.manifest(dataset))
+    count = len(manifest.training_rows(splits))
+    _, kept = choice.carve(count, section.choose)
+    if len(kept) < section.training.batch_size:
+        raise InputError(
+            f"dataset.{dataset}.choose.carve={section.choose.carve}: leaves {len(kept)} of {count} "
+            f"training rows, fewer than a batch of {section.training.batch_size}; lower it"
+        )
 
 
 def conditions(settings: params.Params, dataset: str, method: str) -> str:
     """Digest of what the outcome of a trial depends on beside the trial."""
     section = settings.section(dataset)
-    varied = {"learning_rate", "mixup"}
+    code = [
+        path
+        for path in dependencies(WORKSPACE.root / "dvc.yaml", Cell(dataset, method, 1, 0))
+        if path.suffix == ".py" and path.parts[0] == "isdh"
+    ]
+    code += [Path("isdh") / f"{name}.py" for name in ("choice", "encoding", "metrics")]
     content = [
         section.network.model_dump(),
-        section.training.model_dump(exclude=varied),
+        section.training.model_dump(exclude={"learning_rate", "mixup"}),
         {"seed": section.choose.seed, "carve": section.choose.carve},
         own(settings, method),
         read_json(WORKSPACE.data(dataset) / "inputs.json")["sha256"],
-        (Path(methods.__file__).parent / f"{method}.py").read_text(encoding="utf-8"),
+        {str(path): sha256(WORKSPACE.root / path) for path in code},
         [torch.__version__, np.__version__],
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -89,15 +135,13 @@ def own(settings: params.Params, method: str) -> dict[str, Any]:
     return {name: value for name, value in section.items() if name != params.CHOICES}
 
 
-def current(outcome: Outcome, under: dict[str, str]) -> bool:
-    """Whether an outcome of the log would come out the same today."""
-    return under.get(outcome.trial.method) == outcome.under
-
-
-def attempt(dataset: str, trial: Trial, under: str) -> Outcome | InputError:
+def attempt(
+    settings: params.Params, dataset: str, trial: Trial, under: str
+) -> Outcome | InputError:
     """One trial, in a process of its own."""
-    settings = params.load()
     section = settings.section(dataset)
+    inputs = section.inputs
+    weights = inputs.weights if inputs.kind == "images" else None
     data = asyncio.run(rows(Cell(dataset, trial.method, trial.bits, 0)))
     try:
         return choice.attempt(
@@ -108,6 +152,7 @@ def attempt(dataset: str, trial: Trial, under: str) -> Outcome | InputError:
             section.training,
             hyper=own(settings, trial.method),
             under=under,
+            weights=Path(weights) if weights else None,
         )
     except InputError as error:
         return InputError(f"{trial}: {error}")
@@ -124,7 +169,7 @@ def wanted(
     """Method -> for -> dataset -> what differs from the dataset's own training."""
     usual = settings.section(dataset).training
     answer = {}
-    for method, trial in choice.best(outcomes).items():
+    for method, trial in choice.best(outcomes, settings.section(dataset).choose.bits).items():
         chosen: dict[str, Any] = {"hyper": dict(trial.hyper)} if trial.hyper else {}
         if methods.METHODS[method].head is None:
             chosen |= {

@@ -34,7 +34,7 @@ def fingerprint(workspace: Workspace, params: Params, cell: Cell, *, device: str
         "cell": str(cell),
         "files": {
             str(path): arrays.get(path.name) or sha256(workspace.root / path)
-            for path in _dependencies(workspace.root / "dvc.yaml", cell)
+            for path in dependencies(workspace.root / "dvc.yaml", cell)
         },
         "network": dataset.network.model_dump(),
         "training": params.training(cell.dataset, cell.method).model_dump(),
@@ -45,7 +45,7 @@ def fingerprint(workspace: Workspace, params: Params, cell: Cell, *, device: str
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _dependencies(graph: Path, cell: Cell) -> list[Path]:
+def dependencies(graph: Path, cell: Cell) -> list[Path]:
     """The files that the stage `train` of a cell depends on, as dvc.yaml lists them."""
     stages: dict[str, Any] = yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"]
     paths = stages["train"]["deps"]

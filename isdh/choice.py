@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -52,7 +52,7 @@ class Outcome:
         trial: what was tried.
         under: digest of everything else that the scores depend on.
         map_at_all, wap_at_all, acg_at_100, ndcg_at_100: exact under ties.
-        seconds: CPU time of the training.
+        seconds: wall time of the training, with other trials beside it.
     """
 
     trial: Trial
@@ -104,6 +104,7 @@ def attempt(
     *,
     hyper: dict[str, Any],
     under: str,
+    weights: Path | None = None,
 ) -> Outcome:
     """Train on the rows kept and search for the rows held out among them.
 
@@ -115,6 +116,7 @@ def attempt(
         training: the same for all methods but for what is tried.
         hyper: the method's hyper-parameters.
         under: goes into the outcome.
+        weights: where a torchvision backbone starts.
 
     Raises:
         InputError: the loss is not finite.
@@ -126,7 +128,10 @@ def attempt(
     tried = training.model_copy(update={"learning_rate": trial.learning_rate, "mixup": trial.mixup})
     torch.manual_seed(choose.seed)
     trained = networks.build(
-        input_shape=data.inputs.shape[1:], bits=trial.bits, **network.model_dump()
+        input_shape=data.inputs.shape[1:],
+        bits=trial.bits,
+        weights=weights,
+        **network.model_dump(),
     )
     classes = data.labels.shape[1]
     hyper = {**hyper, **dict(trial.hyper)}
@@ -148,25 +153,32 @@ def attempt(
     )
 
 
-def best(outcomes: Iterable[Outcome]) -> dict[str, Trial]:
+def best(outcomes: Iterable[Outcome], lengths: Collection[int]) -> dict[str, Trial]:
     """Of each method the configuration with the highest scores.
 
     Configurations are compared by the geometric mean of the four scores over all code lengths, in
-    which no metric counts more for being a larger number. The trial returned is that of the first
-    code length.
+    which no metric counts more for being a larger number. One that lacks an outcome at a length,
+    because it diverged there, is left out.
+
+    Returns:
+        Method -> the trial at the shortest length.
     """
-    marks: dict[str, dict[Any, float]] = {}
-    trials: dict[Any, Trial] = {}
+    runs: dict[str, dict[Any, dict[int, Outcome]]] = {}
     for outcome in outcomes:
         trial = outcome.trial
-        logs = sum(math.log(max(getattr(outcome, name), 1e-9)) for name in JUDGES)
-        of_method = marks.setdefault(trial.method, {})
-        of_method[trial.configuration] = of_method.get(trial.configuration, 0.0) + logs
-        trials.setdefault((trial.method, trial.configuration), trial)
-    return {
-        method: trials[method, max(of_method, key=of_method.__getitem__)]
-        for method, of_method in marks.items()
-    }
+        of_method = runs.setdefault(trial.method, {})
+        of_method.setdefault(trial.configuration, {})[trial.bits] = outcome
+    answer = {}
+    for method, configurations in runs.items():
+        whole = [found for found in configurations.values() if set(found) == set(lengths)]
+        if whole:
+            chosen = max(whole, key=lambda found: sum(map(_mark, found.values())))
+            answer[method] = chosen[min(lengths)].trial
+    return answer
+
+
+def _mark(outcome: Outcome) -> float:
+    return sum(math.log(max(getattr(outcome, name), 1e-9)) for name in JUDGES)
 
 
 _TRIAL = [field.name for field in fields(Trial)]
@@ -174,11 +186,23 @@ _COLUMNS = [*_TRIAL, *[field.name for field in fields(Outcome)][1:]]
 
 
 def read_log(path: Path) -> list[Outcome]:
-    """The outcomes of a log; none where there is no file."""
+    """The outcomes of a log; none where there is no file.
+
+    Raises:
+        InputError: a line that is none of a log.
+    """
     if not path.exists():
         return []
+    outcomes = []
     with path.open(newline="", encoding="utf-8") as stream:
-        return [_outcome(row) for row in csv.DictReader(stream)]
+        for number, row in enumerate(csv.DictReader(stream), start=2):
+            try:
+                outcomes.append(_outcome(row))
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise InputError(
+                    f"{path}:{number}: no line of a log of choices; restore the file or delete it"
+                ) from None
+    return outcomes
 
 
 def _outcome(row: dict[str, str]) -> Outcome:

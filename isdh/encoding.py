@@ -35,6 +35,8 @@ def encode_batches(
     network.to(device).eval()
     for start in range(0, len(inputs), BATCH):
         batch = torch.from_numpy(np.array(inputs[start : start + BATCH]))
-        with torch.inference_mode(), autocast(device):
-            outputs = network(batch.to(device))
-        yield pack(outputs.float().cpu())
+        with torch.inference_mode():
+            with autocast(device):
+                hidden = network.hidden(batch.to(device))
+            outputs = network.head(hidden.float())  # in float32: a bit hangs on its sign
+        yield pack(outputs.cpu())

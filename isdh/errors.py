@@ -31,6 +31,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     "unknown method 'isdg', did you mean 'isdh'? known: idhn, isdh"
     """
     names = sorted(known)
-    nearest = get_close_matches(name, names, n=1)
+    nearest = get_close_matches(str(name), names, n=1)
     hint = f", did you mean {nearest[0]!r}?" if nearest else "."
     return InputError(f"unknown {kind} {name!r}{hint} known: {', '.join(names)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -152,6 +153,8 @@ def require_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise InputError(f"{name}={value}: must be positive")
+        if math.isinf(value):
+            raise InputError(f"{name}={value}: must be finite")
 
 
 def require_not_negative(**values: float) -> None:
@@ -163,6 +166,8 @@ def require_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not value >= 0:
             raise InputError(f"{name}={value}: must not be negative")
+        if math.isinf(value):
+            raise InputError(f"{name}={value}: must be finite")
 
 
 def require_at_most(limit: float, why: str, **values: float) -> None:

@@ -12,7 +12,7 @@ from isdh import datasets, methods
 from isdh.artifacts import Cell
 from isdh.errors import InputError, unknown
 from isdh.scenes import Scenes
-from isdh.settings import Bits, Choose, Evaluate, Inputs, Network, Section, Training, validate
+from isdh.settings import Bits, Choose, Evaluate, Inputs, Network, Section, Seed, Training, validate
 
 CHOICES = "for"  # the key below a method that holds dataset -> Chosen
 
@@ -40,7 +40,9 @@ class DatasetParams(Section):
 class Chosen(Section):
     """What a dataset has chosen for one method, on a part of its training rows."""
 
-    learning_rate: float | None = Field(None, gt=0.0)  # in place of the dataset's
+    learning_rate: float | None = Field(
+        None, gt=0.0, allow_inf_nan=False
+    )  # in place of the dataset's
     mixup: float | None = Field(None, ge=0.0, le=1.0)
     hyper: dict[str, Any] = Field({})  # hyper-parameters, in place of the method's
 
@@ -60,7 +62,7 @@ class Params(Section):
     datasets: dict[Name, str] = Field(min_length=1)  # name -> raw root
     methods: tuple[Name, ...] = Field(min_length=1)
     bits: tuple[Bits, ...] = Field(min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     generate: Scenes
     dataset: dict[Name, DatasetParams]
     method: dict[Name, dict[str, Any]]  # name -> hyper-parameters, and CHOICES
@@ -78,9 +80,14 @@ class Params(Section):
         for name in self.datasets:
             if name not in self.dataset:
                 raise InputError(f"{unknown('dataset', name, self.dataset)}; or add dataset.{name}")
-        for name in self.methods:
+        for name in (*self.methods, *self.method):
             if name not in methods.METHODS:
                 raise unknown("method", name, methods.METHODS)
+        for key, section in self.dataset.items():
+            for name in section.choose.hyper:
+                if name not in methods.METHODS:
+                    raise unknown(f"method in dataset.{key}.choose.hyper", name, methods.METHODS)
+        for name in self.methods:
             if name not in self.method:
                 raise InputError(f"method.{name}: no such section; add `{name}: {{}}` to `method`")
         for name, dataset in self.dataset.items():

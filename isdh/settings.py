@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from isdh.errors import InputError
+
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Bits = Annotated[int, Field(ge=1, le=1024)]
+Values = Annotated[tuple[int | float, ...], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -57,7 +63,7 @@ class Training(Section):
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(128, ge=2)
     optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0.0)  # of the hash layer
+    learning_rate: Rate = 1e-3  # of the hash layer
     backbone_rate: float = Field(1.0, ge=0.0)  # the backbone's, as a multiple of it
     weight_decay: float = Field(0.0, ge=0.0)
     schedule: Literal["cosine", "staircase", "constant"] = "cosine"
@@ -70,20 +76,22 @@ class Training(Section):
     threads: int = Field(1, ge=1)  # of the CPU; more change results in the last bits
 
 
-Rate = Annotated[float, Field(gt=0.0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Bits = Annotated[int, Field(ge=1, le=1024)]
-
-
 class Choose(Section):
     """What is tried of every method, on a part of the training rows."""
 
     learning_rate: tuple[Rate, ...] = Field((3e-4, 1e-3, 3e-3), min_length=1)
     mixup: tuple[Share, ...] = Field((0.0,), min_length=1)
-    hyper: dict[str, dict[str, tuple[int | float, ...]]] = Field({})  # method -> name -> values
+    hyper: dict[str, dict[str, Values]] = Field({})  # method -> hyper-parameter -> values
     bits: tuple[Bits, ...] = Field((12, 48), min_length=1)
     carve: int = Field(1000, ge=1)  # training rows that are held out
-    seed: int = Field(0, ge=0)  # of the rows held out, and of the training
+    seed: Seed = 0  # of the rows held out, and of the training
+
+    @field_validator("learning_rate", "mixup", "bits")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("each may stand once; remove the repetition")
+        return values
 
 
 class Evaluate(Section):

@@ -57,7 +57,7 @@ def fit(
     A fitted method takes one epoch: the network's head becomes what it computes.
 
     An epoch depends on the state before it, the seed and its number alone, so that a run resumed
-    from its checkpoint equals an undisturbed one bit for bit.
+    from its checkpoint equals an undisturbed one bit for bit, on the CPU.
 
     Args:
         network: trained in place, on `device`.
@@ -101,6 +101,7 @@ def fit(
 
 
 CHECKPOINT_SECONDS = 5.0
+LARGEST_SHARE = 0.99  # of a row that is mixed with another one
 
 
 def _fit_at_once(network: Network, method: FittedMethod, data: TrainingRows, seed: int) -> Record:
@@ -201,7 +202,10 @@ class _Run:
         self.factor = rate_factor(step, self.steps, self.settings)
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * self.factor
-        inputs = [self.gather(rows, generator) for _ in range(1 + self.method.views)]
+        inputs = [self.gather(rows, generator)]
+        if self.method.views:  # from draws of their own: all methods see the same batches
+            anew = torch.Generator().manual_seed((self.seed << 20) + self.steps + step)
+            inputs += [self.gather(rows, anew) for _ in range(self.method.views)]
         labels = torch.from_numpy(self.data.labels[self.data.rows[rows.numpy()]])
         if self.settings.mixup:
             mix = Mix.draw(len(rows), self.settings, generator)
@@ -219,8 +223,9 @@ class _Run:
         """Inputs as stored -> what the hash layer reads, and its outputs; float32."""
         with autocast(self.device):
             hidden = self.network.hidden(inputs.to(self.device, non_blocking=True))
-            outputs: Tensor = self.network.head(hidden)
-        return hidden.float(), outputs.float()
+        hidden = hidden.float()
+        outputs: Tensor = self.network.head(hidden)  # in float32: a bit hangs on its sign
+        return hidden, outputs
 
     def gather(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Inputs of a batch, augmented: (N, ...) as stored."""
@@ -305,7 +310,7 @@ class Mix:
 
     Attributes:
         partners: int64 (N,).
-        shares: float32 (N,), of the row itself; 1 where it stays alone.
+        shares: float32 (N,), of the row itself, 1/2 or more; 1 where it stays alone.
     """
 
     partners: Tensor
@@ -318,7 +323,9 @@ class Mix:
         mixes = torch.rand(count, generator=generator) < settings.mixup
         seed = int(torch.randint(1 << 62, (1,), generator=generator))
         beta = np.random.default_rng(seed).beta(settings.mixup_beta, settings.mixup_beta, count)
-        shares = torch.where(mixes, torch.from_numpy(beta), 1.0)
+        own = np.maximum(beta, 1 - beta)  # a row stays itself: memories and codes are per row
+        own[own > LARGEST_SHARE] = 1  # so little of another row is no label of this one
+        shares = torch.where(mixes, torch.from_numpy(own), 1.0)
         return cls(partners, shares.float())
 
     def __call__(self, rows: Tensor) -> Tensor:

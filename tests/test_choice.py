@@ -61,16 +61,19 @@ def test_rows_held_out_are_not_kept_and_all_rows_are_there():
 
 
 def test_an_attempt_sees_training_rows_only():
-    """Rows of queries and database are not a number: nothing of them may reach a score."""
-    data = rows()
-    data.inputs[1::2] = np.nan
+    """Whatever the other rows hold, not a number even, no score moves."""
+    data, other = rows(), rows()
+    other.inputs[1::2] = np.nan
+    other.labels[1::2] = ~other.labels[1::2]
     training = Training(epochs=2, batch_size=10, flip=True)
-    done = [
-        choice.attempt(trial, data, CHOOSE, Network(), training, hyper={}, under="u")
-        for trial in grid(CHOOSE, ["isdh"])[:2]
-    ]
-    assert all(getattr(one, name) > 0 for one in done for name in JUDGES)
-    assert done[0].map_at_all <= 1
+    one, same = (
+        choice.attempt(
+            Trial("isdh", 8, 0.01, 0.0), of, CHOOSE, Network(), training, hyper={}, under="u"
+        )
+        for of in (data, other)
+    )
+    assert [getattr(one, name) for name in JUDGES] == [getattr(same, name) for name in JUDGES]
+    assert 0 < one.map_at_all <= 1
 
 
 def test_an_attempt_repeats():
@@ -93,9 +96,28 @@ def test_the_best_has_the_highest_geometric_mean_over_metrics_and_code_lengths()
         outcome("dhn", 12, 0.01, 0.5, *low),
         outcome("dhn", 12, 0.01, 0.0, *high),
     ]
-    chosen = best(log)
+    chosen = best(log[:4], (12, 48)) | best(log[4:], (12,))
     assert (chosen["isdh"].learning_rate, chosen["isdh"].mixup) == (0.001, 0.0)
     assert (chosen["dhn"].learning_rate, chosen["dhn"].mixup) == (0.01, 0.0)
+
+
+def test_a_configuration_that_diverged_at_a_length_is_not_chosen():
+    poor, good = (0.1, 0.1, 0.1, 0.1), (0.9, 2.0, 2.0, 0.9)
+    log = [
+        outcome("isdh", 12, 0.001, 0.0, *poor),
+        outcome("isdh", 48, 0.001, 0.0, *poor),
+        outcome("isdh", 12, 0.01, 0.0, *good),
+        outcome("dhn", 48, 0.01, 0.0, *good),
+    ]
+    assert best(log, (12, 48)) == {"isdh": log[0].trial}
+
+
+def test_a_line_that_is_none_of_a_log_is_named(tmp_path):
+    path = tmp_path / "log.csv"
+    write_log(path, [outcome("isdh", 12, 0.001, 0.0, 0.5, 2.0, 2.0, 0.4)])
+    path.write_text(path.read_text() + "<<<<<<< ours\n")
+    with pytest.raises(InputError, match=r"log.csv:3: no line of a log"):
+        read_log(path)
 
 
 def test_a_log_reads_as_it_was_written(tmp_path):
@@ -134,7 +156,9 @@ def test_params_hold_what_the_committed_log_says(log):
     from isdh import params
 
     settings = params.load(ROOT / "params.yaml")
-    for method, trial in best(read_log(log)).items():
+    choose, outcomes = settings.section(log.stem).choose, read_log(log)
+    assert {outcome.trial for outcome in outcomes} == set(grid(choose, METHODS))
+    for method, trial in best(outcomes, choose.bits).items():
         training = settings.training(log.stem, method)
         assert settings.hyper(log.stem, method).items() >= dict(trial.hyper).items()
         if METHODS[method].head is None:

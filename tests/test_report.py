@@ -298,9 +298,7 @@ def test_what_differs_in_training_stands_with_its_method_and_the_rest_once(built
     evidence = read(built, PARAMS, DATASET)
     usual = next(iter(evidence.histories.values()))["training"]
     changed = {
-        cell: history | {"training": usual | {"epochs": 0.5}}
-        if cell.method == "dhn"
-        else history
+        cell: history | {"training": usual | {"epochs": 0.5}} if cell.method == "dhn" else history
         for cell, history in evidence.histories.items()
     }
     mixed = replace(evidence, histories=changed)

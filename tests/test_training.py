@@ -10,7 +10,7 @@ from isdh.encoding import encode
 from isdh.errors import InputError
 from isdh.methods import METHODS, build, isdh
 from isdh.settings import Training
-from isdh.training import Mix, TrainingRows, fit, rate_factor, shifted
+from isdh.training import LARGEST_SHARE, Mix, TrainingRows, fit, rate_factor, shifted
 
 BITS = 8
 CPU = torch.device("cpu")
@@ -174,12 +174,38 @@ def test_mixup_mixes_inputs_and_labels_by_the_same_shares():
     mixed = mix(eye)
     assert torch.allclose(mixed.sum(dim=1), torch.ones(1000))
     assert torch.equal(mixed, mix(eye.to(torch.float16)))
+    beta = scipy.stats.beta(0.2, 0.2)
+    unseen = 2 * beta.cdf(1 - LARGEST_SHARE)
     alone = (mix.shares == 1).float().mean()
-    assert alone == pytest.approx(0.5, abs=0.06)
-    assert mix.shares.min() >= 0
-    below = (mix.shares[mix.shares < 1] < 0.1).float().mean()
-    expected = float(scipy.stats.beta(0.2, 0.2).cdf(0.1))
-    assert below == pytest.approx(expected, abs=0.06)
+    assert alone == pytest.approx(0.5 + 0.5 * unseen, abs=0.05)
+    assert mix.shares.min() >= 0.5
+    assert mix.shares[mix.shares < 1].max() <= LARGEST_SHARE
+    even = (mix.shares < 0.75).float().mean()
+    assert even == pytest.approx(0.5 * 2 * (0.5 - beta.cdf(0.25)), abs=0.05)
+
+
+def test_all_methods_see_the_same_batches(monkeypatch):
+    """Whether further views are asked for or not; mirrored and mixed alike."""
+    settings = Training(epochs=2, batch_size=5, flip=True, mixup=0.5)
+    seen = {}
+    for name in ("isdh", "dhd", "dpsh"):
+        batches = seen.setdefault(name, [])
+        gather = training._Run.gather
+
+        def spy(run, rows, generator, batches=batches, gather=gather):
+            inputs = gather(run, rows, generator)
+            batches.append((generator.initial_seed(), rows, inputs.clone()))
+            return inputs
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training._Run, "gather", spy)
+            train(features(), settings, name=name)
+    own = [batch for batch in seen["dhd"] if batch[0] in {other[0] for other in seen["isdh"]}]
+    for batches in (own, seen["dpsh"]):
+        assert len(batches) == len(seen["isdh"]) == 8
+        for (_, rows, inputs), (_, same_rows, same) in zip(batches, seen["isdh"], strict=True):
+            assert torch.equal(rows, same_rows)
+            assert torch.equal(inputs, same)
 
 
 @pytest.mark.parametrize(

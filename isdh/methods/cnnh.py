@@ -50,7 +50,7 @@ class CNNH(Method):
         outputs themselves: how far <u_i, u_j> / bits is from 1 for pairs that share a label, and
         from -1 for the others.
         """
-        if batch is None:
+        if batch is None or not len(self.codes):
             similar = 2 * shares_label(labels, labels).to(outputs.dtype) - 1
             total = (outputs @ outputs.T / self.bits - similar).square().mean()
             return LossTerms(total, {"pairwise": total})

@@ -72,7 +72,7 @@ class DSDH(Method):
 
         Without a batch its own rows stand in for the memory, and there is no code to be drawn to.
         """
-        if batch is None:
+        if batch is None or not len(self.codes):
             total = likelihood(outputs, labels, outputs.detach(), labels)
             return LossTerms(total, {"pairwise": total})
         if self.training:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from isdh.classwise import cosines
 from isdh.method import Batch, LossTerms, Method, require_not_negative
+from isdh.pairwise import mean_where
 from isdh.similarity import shares_label
 
 
@@ -53,19 +54,14 @@ class HyP2(Method):
         """The loss of one batch: outputs (N, bits), labels (N, num_classes)."""
         cosine = cosines(outputs, self.proxies)
         has = labels > 0
-        attraction = mean_where(has, 1 - cosine)
-        repulsion = mean_where(~has, F.relu(cosine - self.zeta))
+        attraction = mean_where(1 - cosine, has)
+        repulsion = mean_where(F.relu(cosine - self.zeta), ~has)
         rich = has.sum(dim=1) > 1
         apart = ~shares_label(labels, labels) & rich & rich[:, None]
-        pairs = mean_where(apart, F.relu(cosines(outputs, outputs) - self.zeta))
+        pairs = mean_where(F.relu(cosines(outputs, outputs) - self.zeta), apart)
         total = attraction + repulsion + self.pair_weight * pairs
         parts = {"attraction": attraction, "repulsion": repulsion, "pairs": pairs}
         return LossTerms(total, parts)
-
-
-def mean_where(chosen: Tensor, values: Tensor) -> Tensor:
-    """Mean of the chosen values; 0 where none is: bool (N, M), (N, M) -> scalar."""
-    return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 def dimension(num_classes: int) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from isdh import manifest
 from isdh.artifacts import Cell, Workspace, read_codes
+from isdh.choice import read_log
 from isdh.encoder import Encoder
-from tests.workspaces import run, write_params
+from isdh.methods import METHODS
+from tests.workspaces import SMALL, run, write_params
 
 pytestmark = pytest.mark.slow
 
@@ -37,5 +41,44 @@ def test_a_fitted_method_and_one_with_a_memory_are_trained_encoded_evaluated_and
         assert history["training"]["mixup"] == 0.5
         told = run(made, "isdh", "publish")
         assert told.returncode == 0, told.stderr
+    finally:
+        write_params(made, methods=["isdh", "dhn"])
+
+
+def test_choosing_logs_every_trial_repeats_none_and_refuses_what_cannot_be(made):
+    section = SMALL["dataset"]["digits"]
+    choose = {"learning_rate": [0.01], "bits": [8], "carve": 30, "hyper": {"ksh": {"anchors": [9]}}}
+
+    def command(**changes: object) -> subprocess.CompletedProcess[str]:
+        digits = {**section, "choose": {**choose, **changes}}
+        write_params(made, methods=["isdh", "dhn"], dataset={"digits": digits})
+        return run(made, sys.executable, "-m", "flows.choose", "digits")
+
+    try:
+        first = command()
+        assert first.returncode == 0, first.stderr
+        log = made / "choices" / "digits.csv"
+        outcomes = read_log(log)
+        names = {name for name in METHODS if METHODS[name].head is None} | {"ksh"}
+        assert {outcome.trial.method for outcome in outcomes} == names
+        assert len(outcomes) == len(names)
+        assert "ksh:\n  for:\n    digits:\n      hyper:\n        anchors: 9" in first.stderr
+
+        before = log.read_bytes()
+        again = command()
+        assert again.returncode == 0, again.stderr
+        assert log.read_bytes() == before  # seconds included: nothing was tried anew
+
+        for changes, message in [
+            ({"carve": 55}, "choose.carve=55: leaves 5 of 60 training rows"),
+            ({"hyper": {"ksh": {"anchor": [1]}}}, "unknown hyper-parameter of ksh 'anchor'"),
+            ({"hyper": {"kshh": {}}}, "unknown method in dataset.digits.choose.hyper 'kshh'"),
+            ({"learning_rate": [0.1, 0.1]}, "each may stand once"),
+        ]:
+            refused = command(**changes)
+            assert refused.returncode == 2, refused.stderr
+            assert message in refused.stderr
+            assert "Traceback" not in refused.stderr
+        assert log.read_bytes() == before
     finally:
         write_params(made, methods=["isdh", "dhn"])
