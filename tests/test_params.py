@@ -112,12 +112,22 @@ def test_a_dataset_s_choices_for_a_method_take_the_place_of_what_stands_elsewher
         ({"digits": {"learning_rate": 0}}, "learning_rate=0: input should be greater than 0"),
         ({"digits": 3}, "method.isdh.for.digits: want a mapping, found 3"),
         (3, "method.isdh.for=3: want dataset -> choices"),
+        ({1: {}}, "unknown dataset in method.isdh.for 1"),
+        (
+            {"digits": {"learning_rate": float("inf")}},
+            "learning_rate=inf: input should be a finite",
+        ),
     ],
 )
 def test_a_choice_that_breaks_a_rule_is_refused(tmp_path, choices, message):
     with pytest.raises(InputError) as refusal:
         load(tmp_path, method={"isdh": {"for": choices}})
     assert message in str(refusal.value)
+
+
+def test_a_section_of_no_method_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"unknown method 'isdg', did you mean 'isdh'"):
+        load(tmp_path, method={"isdh": {}, "isdg": {"gamma": 1}})
 
 
 @pytest.mark.parametrize("value", ["1e-1", None, True, [1]])

@@ -72,6 +72,8 @@ def test_a_loss_needs_no_whereabouts(name):
     total = make(name)(outputs, random_labels(6)).total
     total.backward()
     assert torch.isfinite(total)
+    assert torch.isfinite(outputs.grad).all()
+    assert outputs.grad.any()
 
 
 @descended

@@ -295,7 +295,8 @@ def test_a_bit_of_ksh_is_no_worse_than_the_spectral_or_the_smooth_one(iterations
         start = np.linalg.lstsq(kernels, direction * math.sqrt(50), rcond=None)[0]
         smooth, _ = discrete.ksh_smooth(kernels, matrix, start, iterations)
         smooth = np.sign(kernels @ smooth)
-        assert own @ matrix @ own >= 0.97 * (smooth @ matrix @ smooth)  # single precision
+        reached = smooth @ matrix @ smooth
+        assert own @ matrix @ own >= reached - 0.03 * abs(reached)  # single precision
         left.append(np.square(residual_matrix(labels, spins.T[: k + 1], bits)).sum())
     assert left[-1] < 0.8 * left[0]
 
