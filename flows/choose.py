@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -56,7 +57,12 @@ async def choose(dataset: str) -> None:
     missing = [trial for trial in trials if trial not in tried]
     progress = stage.Progress(len(missing), unit="trials")
     diverged = []
-    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        cores(),
+        mp_context=get_context("spawn"),
+        initializer=stage.end_with_parent,
+        initargs=(os.getpid(),),
+    ) as pool:
         loop = asyncio.get_running_loop()
         running = [
             loop.run_in_executor(

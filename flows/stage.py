@@ -47,7 +47,7 @@ TELL_SECONDS = 2.0  # between updates of the Prefect UI
 def main(stage: Flow[..., Any]) -> None:
     """Run a stage with the arguments of the command line, as dvc.yaml calls it."""
     arguments = _arguments(stage, sys.argv[1:])
-    threading.Thread(target=_end_with_parent, args=(PARENT,), daemon=True).start()
+    end_with_parent(PARENT)
     name = "-".join([stage.name, *map(str, arguments.values())])
     try:
         with only_one(name):
@@ -141,12 +141,16 @@ def only_one(name: str) -> AbstractContextManager[None]:
     )
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """End this process when the one that started it is gone: its outputs are another's now."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    say("the process that started this stage is gone; ending")
-    os._exit(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        say("the process that started this one is gone; ending")
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from isdh.artifacts import Cell, Workspace, read_codes
 from isdh.choice import read_log
 from isdh.encoder import Encoder
 from isdh.methods import METHODS
-from tests.workspaces import SMALL, run, write_params
+from tests.flows.test_stage import alive, children, wait_for
+from tests.workspaces import SMALL, environment, run, write_params
 
 pytestmark = pytest.mark.slow
 
@@ -80,5 +82,35 @@ def test_choosing_logs_every_trial_repeats_none_and_refuses_what_cannot_be(made)
             assert message in refused.stderr
             assert "Traceback" not in refused.stderr
         assert log.read_bytes() == before
+    finally:
+        write_params(made, methods=["isdh", "dhn"])
+
+
+def test_trials_end_with_the_choice_they_belong_to(made):
+    """kill -9 in the middle: no orphan keeps computing, and what was logged stays."""
+    digits = {**SMALL["dataset"]["digits"], "training": {"epochs": 300, "batch_size": 10}}
+    write_params(
+        made, methods=["isdh", "dhn"], dataset={"digits": {**digits, "choose": {"carve": 20}}}
+    )
+    command = [sys.executable, "-m", "flows.choose", "digits"]
+    log = made / "choices" / "digits.csv"
+    log.unlink(missing_ok=True)
+    try:
+        with subprocess.Popen(
+            command,
+            cwd=made,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as choice:
+            wait_for(log.parent, log.name)
+            trials = children(choice.pid)
+            assert trials
+            choice.kill()
+        deadline = time.monotonic() + 5
+        while any(map(alive, trials)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(map(alive, trials))
+        assert read_log(log)
     finally:
         write_params(made, methods=["isdh", "dhn"])
