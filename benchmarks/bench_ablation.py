@@ -22,17 +22,25 @@ from bench_methods import BITS, METRICS, ROOT, SEEDS, write
 
 from isdh.report.vocabulary import title
 
-# Each line holds all parts above it. Weights are the method's defaults.
-NOTHING = {"ap_weight": 0.0, "ndcg_weight": 0.0, "straight_through": 0.0, "auxiliary_weight": 0.0}
-STEPS = ("list alone", "ap_weight", "ndcg_weight", "straight_through", "auxiliary_weight", "mixup")
+# Each line holds all parts above it; a part is what it takes to switch it off.
+PARTS: dict[str, dict[str, float]] = {
+    "list alone": {},
+    "average precision": {"ap_weight": 0.0},
+    "NDCG": {"ndcg_weight": 0.0},
+    "straight-through": {"straight_through": 0.0},
+    "weight of rows with many labels": {"anchor_power": 0.0},
+    "auxiliary labels": {"auxiliary_weight": 0.0},
+    "labels predicted from the other rows": {"teacher_share": 0.0},
+    "mixup": {},
+}
 
 
 def configurations() -> Iterator[tuple[str, dict[str, float], float]]:
-    """Name, hyper-parameters set to 0, share of mixed rows."""
-    for last, name in enumerate(STEPS):
-        added = STEPS[: last + 1]
-        off = {part: 0.0 for part in NOTHING if part not in added}
-        yield name, off, 0.5 if "mixup" in added else 0.0
+    """Name, hyper-parameters that are switched off, share of mixed rows."""
+    names = list(PARTS)
+    for last, name in enumerate(names):
+        off = {key: value for later in names[last + 1 :] for key, value in PARTS[later].items()}
+        yield name, off, 0.5 if name == "mixup" else 0.0
 
 
 def scores(
@@ -85,14 +93,14 @@ def main() -> None:
     ]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         found = list(pool.map(partial(scores, options.folder, options.dataset), jobs))
-    table = np.array(found).reshape(2, len(STEPS), len(SEEDS), len(METRICS))
+    table = np.array(found).reshape(2, len(PARTS), len(SEEDS), len(METRICS))
     lines = [
         f"| bits | parts | {' | '.join(map(title, METRICS))} |",
         "|---" * (2 + len(METRICS)) + "|",
     ]
-    for (i, bits), (j, name) in product(enumerate((BITS[0], BITS[-1])), enumerate(STEPS)):
+    for (i, bits), (j, name) in product(enumerate((BITS[0], BITS[-1])), enumerate(PARTS)):
         cells = [f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" for values in table[i, j].T]
-        part = name if j == 0 else f"+ `{name}`"
+        part = name if j == 0 else f"+ {name}"
         lines.append(f"| {bits} | {part} | {' | '.join(cells)} |")
     write(ROOT / "docs" / "results.md", "rish", "\n".join(lines))
 

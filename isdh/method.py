@@ -80,6 +80,18 @@ class Method(nn.Module):
             width: of `Batch.hidden`.
         """
 
+    def soften(self, labels: Tensor, features: Tensor) -> Tensor:
+        """The labels to train on; asked for once, where the inputs are features.
+
+        Args:
+            labels: bool (T, num_classes), of all training rows.
+            features: float32 (T, F), standardised.
+
+        Returns:
+            (T, num_classes), bool or float32 in [0, 1].
+        """
+        return labels
+
     def rates(self) -> Mapping[str, float]:
         """Names of parameters -> their learning rate, as a multiple of the hash layer's.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -163,6 +164,7 @@ class _Run:
         self.device = device
         self.steps_per_epoch = len(data.rows) // settings.batch_size
         self.steps = settings.epochs * self.steps_per_epoch
+        self.labels = _labels(network, method, data)
         self.optimizer = _optimizer(network, method, settings)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.factor = 1.0
@@ -206,7 +208,7 @@ class _Run:
         if self.method.views:  # from draws of their own: all methods see the same batches
             anew = torch.Generator().manual_seed((self.seed << 20) + self.steps + step)
             inputs += [self.gather(rows, anew) for _ in range(self.method.views)]
-        labels = torch.from_numpy(self.data.labels[self.data.rows[rows.numpy()]])
+        labels = self.labels[rows]
         if self.settings.mixup:
             mix = Mix.draw(len(rows), self.settings, generator)
             inputs, labels = [mix(rows) for rows in inputs], mix(labels)
@@ -260,6 +262,16 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         records: list[Record] = state["records"]
         return records
+
+
+def _labels(network: Network, method: Method, data: TrainingRows) -> Tensor:
+    """The labels of the training rows, as the method wants them where inputs are features."""
+    labels = torch.from_numpy(data.labels[data.rows])
+    if network.normalise.images or type(method).soften is Method.soften:
+        return labels
+    with torch.no_grad():
+        normalise = copy.deepcopy(network.normalise).cpu()
+        return method.soften(labels, normalise(torch.from_numpy(data.inputs[data.rows])))
 
 
 def _optimizer(network: Network, method: Method, settings: Training) -> torch.optim.Optimizer:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isdh.errors import InputError
+from isdh.kernel_ridge import leave_one_out
 from isdh.listwise import (
     cosines,
+    expected_relevance,
     list_cross_entropy,
     mean_of_lists,
     shared_labels,
@@ -25,9 +27,10 @@ from isdh.method import Batch, LossTerms, Method, require_not_negative, require_
 class RISH(Method):
     """Average precision and NDCG of the lists within a batch, descended on as such.
 
-    It is made for a network with a hidden layer and BatchNorm on the hash layer, and batches of
-    256. The classifier of the auxiliary term is sized by `prepare` and dropped after training; the
-    term falls away without `Batch.hidden` or without `prepare`.
+    It is made for features of a frozen backbone, a network with a hidden layer and BatchNorm on the
+    hash layer, and batches of 256. The classifier of the auxiliary term is sized by `prepare` and
+    dropped after training; the term falls away without `Batch.hidden` or without `prepare`. Without
+    a batch the share of the sign is that of half way.
 
     Args:
         bits: the code length.
@@ -35,8 +38,11 @@ class RISH(Method):
         list_weight: of the cross-entropy of lists.
         ap_weight: of 1 - average precision.
         ndcg_weight: of 1 - NDCG.
-        straight_through: share of the sign in the codes that are compared, from 0 to 1.
+        anchor_power: a row's say in lists and NDCG is the labels it shares, to this power.
+        straight_through_start: share of the sign in the codes that are compared, at the first step.
+        straight_through: the same at the last step; between them it changes evenly.
         auxiliary_weight: of the cross-entropy of the classifier on what the hash layer reads.
+        teacher_share: of the labels predicted from the other rows, in the labels trained on.
         scale: of the cosines, before the softmax of lists.
     """
 
@@ -45,11 +51,14 @@ class RISH(Method):
         *,
         bits: int,
         num_classes: int,
-        list_weight: float = 1.0,
+        list_weight: float = 2.0,
         ap_weight: float = 9.0,
-        ndcg_weight: float = 6.0,
-        straight_through: float = 0.5,
-        auxiliary_weight: float = 0.1,
+        ndcg_weight: float = 9.0,
+        anchor_power: float = 0.5,
+        straight_through_start: float = 0.0,
+        straight_through: float = 1.0,
+        auxiliary_weight: float = 0.3,
+        teacher_share: float = 0.3,
         scale: float = 3.0,
     ) -> None:
         super().__init__(bits=bits, num_classes=num_classes)
@@ -57,16 +66,23 @@ class RISH(Method):
             list_weight=list_weight,
             ap_weight=ap_weight,
             ndcg_weight=ndcg_weight,
+            anchor_power=anchor_power,
             auxiliary_weight=auxiliary_weight,
         )
         require_positive(scale=scale)
-        if not 0 <= straight_through <= 1:
-            raise InputError(f"straight_through={straight_through}: a share, from 0 to 1")
+        _require_share(
+            straight_through_start=straight_through_start,
+            straight_through=straight_through,
+            teacher_share=teacher_share,
+        )
         self.list_weight = list_weight
         self.ap_weight = ap_weight
         self.ndcg_weight = ndcg_weight
+        self.anchor_power = anchor_power
+        self.straight_through_start = straight_through_start
         self.straight_through = straight_through
         self.auxiliary_weight = auxiliary_weight
+        self.teacher_share = teacher_share
         self.scale = scale
         self.classifier: nn.Linear | None = None
 
@@ -74,6 +90,21 @@ class RISH(Method):
         """Make the classifier of the auxiliary term, where that has a weight."""
         if self.auxiliary_weight:
             self.classifier = nn.Linear(width, self.num_classes)
+
+    def soften(self, labels: Tensor, features: Tensor) -> Tensor:
+        """The labels to train on: mixed with what the other rows predict of each.
+
+        Args:
+            labels: bool (T, num_classes), of all training rows.
+            features: float32 (T, F), standardised.
+
+        Returns:
+            float32 (T, num_classes) in [0, 1]; the labels themselves without a share.
+        """
+        if not self.teacher_share:
+            return labels
+        predicted = leave_one_out(features, labels)
+        return labels.float() + self.teacher_share * (predicted - labels.float())
 
     def rates(self) -> Mapping[str, float]:
         """The classifier learns five times as fast as the hash layer."""
@@ -85,14 +116,15 @@ class RISH(Method):
 
     def forward(self, outputs: Tensor, labels: Tensor, batch: Batch | None = None) -> LossTerms:
         """The loss of one batch: outputs (N, bits), labels (N, num_classes)."""
-        cosine = cosines(self._half_binary(outputs))
+        cosine = cosines(self._partly_binary(outputs, batch))
         shared = shared_labels(labels, cosine.dtype)
-        lists = list_cross_entropy(self.scale * cosine, shared.exp2() - 1)
-        precision, ndcg = soft_ranking(self.bits * (1 - cosine) / 2, shared, self.bits)
+        relevance, gains = expected_relevance(labels, cosine.dtype)
+        lists = list_cross_entropy(self.scale * cosine, gains)
+        precision, ndcg = soft_ranking(self.bits * (1 - cosine) / 2, relevance, gains, self.bits)
         parts = {
-            "list": mean_of_lists(lists, shared),
+            "list": mean_of_lists(lists, shared, self.anchor_power),
             "ap": mean_of_lists(1 - precision, shared),
-            "ndcg": mean_of_lists(1 - ndcg, shared),
+            "ndcg": mean_of_lists(1 - ndcg, shared, self.anchor_power),
         }
         total = (
             self.list_weight * parts["list"]
@@ -106,8 +138,16 @@ class RISH(Method):
             total = total + self.auxiliary_weight * parts["auxiliary"]
         return LossTerms(total, parts)
 
-    def _half_binary(self, outputs: Tensor) -> Tensor:
+    def _partly_binary(self, outputs: Tensor, batch: Batch | None) -> Tensor:
         """Relaxed codes moved towards their sign, with the gradient of the relaxed ones."""
         codes = self.activate(outputs)
         signs = torch.where(outputs > 0, 1.0, -1.0).to(codes.dtype)
-        return codes + self.straight_through * (signs - codes).detach()
+        done = batch.step / batch.steps if batch is not None else 0.5
+        start, end = self.straight_through_start, self.straight_through
+        return codes + (start + (end - start) * done) * (signs - codes).detach()
+
+
+def _require_share(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name}={value}: a share, from 0 to 1")

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from isdh import codes, metrics
+from isdh import codes, kernel_ridge, metrics
 from isdh.errors import InputError
+from isdh.kernel_ridge import leave_one_out
 from isdh.listwise import (
     cosines,
+    expected_relevance,
     list_cross_entropy,
     mean_of_lists,
     shared_labels,
@@ -41,7 +43,7 @@ CASES = [
     ("rish", lists.rish, {}),
     ("rish", lists.rish, {"list_weight": 0.0, "ap_weight": 0.0, "ndcg_weight": 1.0}),
     ("rish", lists.rish, {"list_weight": 0.0, "ap_weight": 1.0, "ndcg_weight": 0.0}),
-    ("rish", lists.rish, {"straight_through": 0.0, "scale": 2.0}),
+    ("rish", lists.rish, {"anchor_power": 0.0, "scale": 2.0}),
 ]
 
 
@@ -58,15 +60,80 @@ def test_loss_and_gradient_equal_the_formula(name, oracle, hyper, seed, kind):
     assert (gradient - expected_gradient).abs().max().item() < 1e-9
 
 
+@pytest.mark.parametrize("step", [0, 3, 9])
+def test_the_share_of_the_sign_changes_evenly_from_start_to_end(step):
+    outputs, labels = batch()
+    method = build("rish", bits=BITS, num_classes=CLASSES, straight_through_start=0.2)
+    total = method(outputs, labels, Batch(torch.arange(9), step=step, steps=10)).total
+    (gradient,) = torch.autograd.grad(total, outputs)
+    expected = lists.rish(outputs, labels.double(), share=0.2 + 0.8 * step / 10)
+    (expected_gradient,) = torch.autograd.grad(expected, outputs)
+    assert total.item() == pytest.approx(expected.item(), abs=1e-9, rel=0)
+    assert (gradient - expected_gradient).abs().max().item() < 1e-9
+
+
+def test_relevance_of_sets_is_sharing_a_label_and_gains_are_powers_of_two():
+    _, labels = batch()
+    related, gains = expected_relevance(labels, torch.float64)
+    shared = shared_labels(labels, torch.float64)
+    assert torch.equal(related, (shared > 0).double())
+    assert torch.equal(gains, shared.exp2() - 1)
+
+
+def test_the_gain_of_probabilities_is_that_of_drawn_sets_on_average():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.rand(3, 4, dtype=torch.float64, generator=generator)
+    _, gains = expected_relevance(labels, torch.float64)
+    draws = torch.rand(20000, 3, 4, generator=generator) < labels
+    shared = (draws[:, 0].double() * draws[:, 1]).sum(1)
+    assert (shared.exp2() - 1).mean().item() == pytest.approx(gains[0, 1].item(), abs=0.04)
+
+
+def test_improbable_labels_do_not_add_up_to_a_relevant_row():
+    related, _ = expected_relevance(torch.full((2, 100), 0.1), torch.float64)
+    assert related[0, 1].item() == pytest.approx(1 - (1 - 1e-4) ** 100)  # 0.01; unsquared 0.63
+
+
+def test_predictions_of_the_teacher_are_those_of_a_fit_without_the_row(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(9, 5, dtype=torch.float64, generator=generator)
+    labels = torch.rand(9, 3, generator=generator) < 0.5
+    together = leave_one_out(features, labels, ridge=0.5)
+    directions = features / features.norm(dim=1, keepdim=True)
+    kernel = torch.exp(-(directions[:, None] - directions).square().sum(2))
+    centred = labels.double() - labels.double().mean(0)
+    for i in range(9):
+        rest = [j for j in range(9) if j != i]
+        inner = kernel[rest][:, rest] + 0.5 * torch.eye(8)
+        alone = kernel[i, rest] @ torch.linalg.solve(inner, centred[rest])
+        expected = (alone + labels.double().mean(0)).clamp(0, 1)
+        assert (together[i] - expected).abs().max().item() < 1e-6
+    monkeypatch.setattr(kernel_ridge, "ROWS", 5)  # two parts: rows 0, 2, ... and 1, 3, ...
+    parts = leave_one_out(features, labels, ridge=0.5)
+    monkeypatch.undo()
+    assert torch.equal(parts[1::2], leave_one_out(features[1::2], labels[1::2], ridge=0.5))
+
+
+def test_labels_trained_on_are_mixed_with_the_teachers_and_without_a_share_the_same():
+    features = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    labels = batch()[1]
+    plain = build("rish", bits=BITS, num_classes=CLASSES, teacher_share=0.0)
+    assert plain.soften(labels, features) is labels
+    mixed = build("rish", bits=BITS, num_classes=CLASSES, teacher_share=0.25)
+    expected = 0.75 * labels.float() + 0.25 * leave_one_out(features, labels)
+    assert torch.allclose(mixed.soften(labels, features), expected)
+
+
 @pytest.mark.parametrize("kind", ["sets", "mixed"])
 def test_the_auxiliary_term_equals_its_formula_and_reaches_what_the_hash_layer_reads(kind):
     outputs, labels = batch(kind=kind)
     hidden = torch.randn(len(outputs), 5, dtype=torch.float64, requires_grad=True)
     method = build("rish", bits=BITS, num_classes=CLASSES, auxiliary_weight=0.3)
-    without = method(outputs, labels).total
+    rows = torch.arange(len(outputs))
+    without = method(outputs, labels, Batch(rows, step=0, steps=1)).total
     method.prepare(labels > 0, width=5)
     method.double()
-    place = Batch(torch.arange(len(outputs)), step=0, steps=1, hidden=hidden)
+    place = Batch(rows, step=0, steps=1, hidden=hidden)
     extra = method(outputs, labels, place).total - without
     weight, bias = method.classifier.weight, method.classifier.bias
     expected = 0.3 * lists.auxiliary(hidden, labels.double(), weight, bias)
@@ -105,8 +172,8 @@ def test_scores_of_lists_without_ties_are_the_metrics():
     labels = torch.rand(BITS + 1, CLASSES, generator=generator) < 0.3
     labels[0] = torch.arange(CLASSES) < 3
     labels[1] = ~labels[0]  # the nearest row is not related
-    shared = shared_labels(labels, torch.float64)
-    precision, ndcg = soft_ranking(BITS * (1 - cosines(signs)) / 2, shared, BITS)
+    related, gains = expected_relevance(labels, torch.float64)
+    precision, ndcg = soft_ranking(BITS * (1 - cosines(signs)) / 2, related, gains, BITS)
     packed = codes.pack((signs > 0).numpy())
     sets = labels.numpy()
     scores = metrics.evaluate(
@@ -122,7 +189,7 @@ def test_tied_rows_stand_at_their_mean_rank():
     """A relevant and an irrelevant row at one distance, by hand: rank 1.5, 1 relevant."""
     distances = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     shared = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    precision, ndcg = soft_ranking(distances, shared, 1)
+    precision, ndcg = soft_ranking(distances, (shared > 0).float(), shared.exp2() - 1, 1)
     assert precision[0].item() == pytest.approx(1 / 1.5)
     assert ndcg[0].item() == pytest.approx((3 / np.log2(2.5)) / (3 / np.log2(2)))
     assert precision[1].item() == pytest.approx(1 / 2)  # behind one unrelated row
