@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isdh.classwise import label_cross_entropy
 from isdh.method import Batch, LossTerms, Method, require_not_negative
 from isdh.pairwise import different_rows, mean_where
 from isdh.similarity import instance_similarity
@@ -63,7 +64,7 @@ class DRMH(Method):
         pairwise = mean_where(wrong * error.square(), different_rows(codes))
         quantisation = ((inner - signs @ signs.T).abs() / self.bits).exp().mean()
         logits = self.classifier(codes)
-        classification = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        classification = label_cross_entropy(logits, labels.to(logits.dtype))
         total = (
             self.hash_weight * pairwise
             + self.classification_weight * classification

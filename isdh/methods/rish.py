@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from isdh.classwise import label_cross_entropy
 from isdh.errors import InputError
 from isdh.kernel_ridge import leave_one_out
 from isdh.listwise import (
@@ -133,7 +133,7 @@ class RISH(Method):
         )
         if self.classifier is not None and batch is not None and batch.hidden is not None:
             logits = self.classifier(batch.hidden)
-            entropy = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+            entropy = label_cross_entropy(logits, labels.to(logits.dtype))
             parts["auxiliary"] = entropy * self.num_classes / 4
             total = total + self.auxiliary_weight * parts["auxiliary"]
         return LossTerms(total, parts)
