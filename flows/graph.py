@@ -1,4 +1,4 @@
-"""What DVC is asked: what is stale, and to make it. One process of dvc a question."""
+"""What DVC is asked: what is stale, and to make it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from flows import services
 from isdh.artifacts import Cell, Workspace
@@ -74,10 +77,17 @@ async def repro(
         )
         await _end(process)
     if process.returncode:
-        lines = log.read_text(errors="replace").splitlines()[-15:]
-        refused = any(line.endswith("exited with 2") for line in lines)
-        fault = InputError if refused else StageError
-        raise fault(f"{what} failed; from {log}:\n  " + "\n  ".join(lines))
+        refused = any(line.endswith("exited with 2") for line in _end_of(log))
+        raise _failure(what, log, refused=refused)
+
+
+def _end_of(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines()[-15:]
+
+
+def _failure(what: str, log: Path, *, refused: bool) -> InputError | StageError:
+    fault = InputError if refused else StageError
+    return fault(f"{what} failed; from {log}:\n  " + "\n  ".join(_end_of(log)))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -89,8 +99,40 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         raise
 
 
-async def repro_cell(workspace: Workspace, cell: Cell, **environment: str) -> None:
-    """Make one cell; what it depends on must be up to date.
+Entries = Mapping[str, Any]  # name of a stage -> what dvc.lock holds of it, or is to hold
+Make = Callable[[Cell], Awaitable[Entries]]
+
+
+@asynccontextmanager
+async def making_cells(workspace: Workspace, **environment: str) -> AsyncIterator[Make]:
+    """Ways to make a cell whose inputs are up to date, some at a time.
+
+    On Linux by forks of one process that has everything imported (flows/forkserver.py); elsewhere
+    by `dvc repro`, each stage by itself, since a fork is not to be trusted there. Results are the
+    same.
+
+    Args:
+        workspace: where logs go.
+        **environment: added to that of the stages.
+
+    Yields:
+        A function that makes a cell and returns what dvc.lock may not hold yet. It raises
+        InputError where a stage refused its input and StageError where it failed otherwise, with
+        the end of the cell's log.
+    """
+    if sys.platform == "linux":
+        async with ForkServer(workspace, environment) as server:
+            yield server.make
+    else:
+        yield partial(repro_cell, workspace, **environment)
+
+
+def _log(workspace: Workspace, cell: Cell) -> Path:
+    return workspace.state("logs", cell.dataset, f"{cell.name}.log")
+
+
+async def repro_cell(workspace: Workspace, cell: Cell, **environment: str) -> Entries:
+    """Make one cell by `dvc repro`; what it depends on must be up to date.
 
     Locks are per path, so cells can be made side by side, each stage by itself.
 
@@ -100,8 +142,74 @@ async def repro_cell(workspace: Workspace, cell: Cell, **environment: str) -> No
         **environment: added to that of the stages.
 
     Raises:
-        InputError: a stage failed.
+        InputError: a stage refused its input.
+        StageError: it failed otherwise.
     """
     targets = [cell.address(stage) for stage in CELL_STAGES]
-    log = workspace.state("logs", cell.dataset, f"{cell.name}.log")
-    await repro(*targets, single=True, log=log, **environment)
+    await repro(*targets, single=True, log=_log(workspace, cell), **environment)
+    return {}
+
+
+class ForkServer:
+    """The process of flows/forkserver.py, for as long as the body runs."""
+
+    def __init__(self, workspace: Workspace, environment: Mapping[str, str]) -> None:
+        self.workspace = workspace
+        self.environment = {**os.environ, **environment}
+        self.log = workspace.state("logs", "forkserver.log")
+        self.waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
+
+    async def __aenter__(self) -> ForkServer:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as stream:
+            self.process = await asyncio.create_subprocess_exec(
+                *services.tied("-m", "flows.forkserver"),
+                env=self.environment,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stream,
+                limit=1 << 20,  # bytes of a line; an answer has some 10,000
+            )
+        self.reader = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *fault: object) -> None:
+        assert self.process.stdin
+        if kind is None:
+            self.process.stdin.close()
+        elif self.process.returncode is None:
+            self.process.terminate()
+        await _end(self.process)
+        await self.reader
+
+    async def make(self, cell: Cell) -> Entries:
+        """Have a cell made; returns what dvc.lock is to hold of its stages that were stale.
+
+        Raises:
+            InputError: a stage refused its input.
+            StageError: it failed otherwise.
+        """
+        log = _log(self.workspace, cell)
+        answer = asyncio.get_running_loop().create_future()
+        self.waiting[str(cell)] = answer
+        assert self.process.stdin
+        order = json.dumps({"cell": str(cell), "log": str(log)}) + "\n"
+        try:
+            self.process.stdin.write(order.encode())
+            await self.process.stdin.drain()
+        except ConnectionError:
+            raise _failure("flows.forkserver", self.log, refused=False) from None
+        told = await answer
+        if told["exit"]:
+            raise _failure(f"{cell}", log, refused=told["exit"] == 2)
+        entries: Entries = told["entries"]
+        return entries
+
+    async def _read(self) -> None:
+        assert self.process.stdout
+        async for line in self.process.stdout:
+            answer = json.loads(line)
+            self.waiting.pop(answer["cell"]).set_result(answer)
+        for waiting in self.waiting.values():
+            if not waiting.done():
+                waiting.set_exception(_failure("flows.forkserver", self.log, refused=False))

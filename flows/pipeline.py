@@ -72,13 +72,15 @@ async def side_by_side(settings: Params, cells: list[Cell], workers: int) -> Non
     progress = stage.Progress(len(cells), unit="cells")
     free = asyncio.Semaphore(workers)
 
-    async def make(cell: Cell) -> None:
-        async with free:
-            await one_cell(settings, cell)
-            progress.advance(last=str(cell))
-            await progress.tell()
+    async with graph.making_cells(WORKSPACE, **{tracked.LATER: "1"}) as make:
 
-    outcomes = await asyncio.gather(*map(make, cells), return_exceptions=True)
+        async def place(cell: Cell) -> None:
+            async with free:
+                await one_cell(settings, cell, make)
+                progress.advance(last=str(cell))
+                await progress.tell()
+
+        outcomes = await asyncio.gather(*map(place, cells), return_exceptions=True)
     faults = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     if faults and all(isinstance(fault, InputError) for fault in faults):
         raise InputError("\n".join(map(str, faults)))
@@ -87,10 +89,10 @@ async def side_by_side(settings: Params, cells: list[Cell], workers: int) -> Non
 
 
 @stage.task(name="cell", task_run_name="cell {cell}")
-async def one_cell(settings: Params, cell: Cell) -> None:
+async def one_cell(settings: Params, cell: Cell, make: graph.Make) -> None:
     """Train, encode and evaluate one cell, and publish it."""
-    await graph.repro_cell(WORKSPACE, cell, **{tracked.LATER: "1"})
-    await tracked.publish(settings, cell)
+    entries = await make(cell)
+    await tracked.publish(settings, cell, entries)
 
 
 @stage.task(name="reports")

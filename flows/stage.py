@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
@@ -44,10 +44,16 @@ WORKSPACE = Workspace()
 TELL_SECONDS = 2.0  # between updates of the Prefect UI
 
 
-def main(stage: Flow[..., Any]) -> None:
-    """Run a stage with the arguments of the command line, as dvc.yaml calls it."""
-    arguments = _arguments(stage, sys.argv[1:])
-    end_with_parent(PARENT)
+def main(stage: Flow[..., Any], words: Sequence[str] | None = None, parent: int = PARENT) -> None:
+    """Run a stage with the arguments of the command line, as dvc.yaml calls it.
+
+    Args:
+        stage: the flow.
+        words: its arguments; None: those of this process.
+        parent: the process without which this one is to end.
+    """
+    arguments = _arguments(stage, sys.argv[1:] if words is None else words)
+    end_with_parent(parent)
     name = "-".join([stage.name, *map(str, arguments.values())])
     try:
         with only_one(name):
@@ -65,7 +71,7 @@ def main(stage: Flow[..., Any]) -> None:
         sys.exit(130)
 
 
-def _arguments(stage: Flow[..., Any], words: list[str]) -> dict[str, Any]:
+def _arguments(stage: Flow[..., Any], words: Sequence[str]) -> dict[str, Any]:
     signature = inspect.signature(stage.fn, eval_str=True)
     try:
         given = signature.bind(*words).arguments

@@ -15,13 +15,17 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def main(command: list[str]) -> None:
-    """Become the command."""
-    parent = os.getppid()
+def tie(parent: int) -> None:
+    """Have the kernel end this process when its parent, whose process id that is, ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the kernel knew
         sys.exit(1)
+
+
+def main(command: list[str]) -> None:
+    """Become the command."""
+    tie(os.getppid())
     os.execvp(command[0], command)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows import services, stage
@@ -27,12 +27,12 @@ async def publish_unless_later(settings: Params, cell: Cell) -> None:
 
 
 @stage.task(name="publish", retries=2, retry_delay_seconds=2)
-async def publish(settings: Params, cell: Cell) -> None:
-    """Write one cell to MLflow as its files stand."""
+async def publish(settings: Params, cell: Cell, entries: Mapping[str, Any] | None = None) -> None:
+    """Write one cell to MLflow as its files stand, with what dvc.lock does not hold yet."""
     from isdh import tracking
 
     try:
-        run = tracking.publish(WORKSPACE, settings, cell)
+        run = tracking.publish(WORKSPACE, settings, cell, entries=entries)
     except InputError as error:
         stage.say(f"not published: {error}\n  `isdh publish` will, when MLflow answers")
         return

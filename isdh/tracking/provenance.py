@@ -59,6 +59,13 @@ def read_lock(root: Path) -> Lock:
     return stages if all(isinstance(path, str) for path in paths) else {}
 
 
+def lock_of(root: Path, cell: Cell, entries: Lock) -> Lock:
+    """The entries of a cell's stages: those given, the others from dvc.lock."""
+    if all(cell.address(stage) in entries for stage in STAGES):
+        return entries
+    return {**read_lock(root), **entries}
+
+
 def _files(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*entry.get("deps", []), *entry.get("outs", [])]
 
@@ -74,7 +81,7 @@ def dvc_tags(lock: Lock, cell: Cell) -> dict[str, str]:
     """
     running = os.environ.get("DVC_STAGE", "").split(":")[-1].split("@")[0]
     told = STAGES[: STAGES.index(running)] if running in STAGES else STAGES
-    entries = [lock.get(f"{stage}@{cell.dataset}-{cell.name}", {}) for stage in told]
+    entries = [lock.get(cell.address(stage), {}) for stage in told]
     files = [file for entry in entries for file in entry.get("outs", [])]
     if entries:
         data = f"data/{cell.dataset}/"

@@ -51,7 +51,12 @@ def prepare(workspace: Workspace, params: Params) -> None:
 
 
 def publish(
-    workspace: Workspace, params: Params, cell: Cell, history: Mapping[str, Any] | None = None
+    workspace: Workspace,
+    params: Params,
+    cell: Cell,
+    history: Mapping[str, Any] | None = None,
+    *,
+    entries: provenance.Lock | None = None,
 ) -> str:
     """Write one cell to MLflow as its files stand; nothing is written if nothing has changed.
 
@@ -60,6 +65,7 @@ def publish(
         params: today's.
         cell: what to publish; its model's files must be there, unless `history` is given.
         history: while training: what history.json will hold, with the epochs so far.
+        entries: of the cell's stages, where dvc.lock does not hold them yet.
 
     Returns:
         The id of the run of this cell and this fingerprint.
@@ -68,7 +74,8 @@ def publish(
         InputError: MLflow does not answer, or the model's files are missing or unreadable.
     """
     if history is None:
-        wanted = projection.of_files(workspace, cell, provenance.read_lock(workspace.root))
+        lock = provenance.lock_of(workspace.root, cell, entries or {})
+        wanted = projection.of_files(workspace, cell, lock)
     else:
         wanted = projection.of_history(workspace, params, cell, history)
     with connected(workspace) as client:
