@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,35 +31,12 @@ from numpy.typing import NDArray
 from isdh import methods
 from isdh.artifacts import Cell, Workspace, current_scores
 from isdh.report.vocabulary import title
-from isdh.significance import intervals
+from isdh.significance import Standing, standings
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("map_at_5000", "map_at_all", "wap_at_5000", "acg_at_100", "ndcg_at_100")
 REFERENCE = "isdh"
 BITS, SEEDS = (12, 24, 36, 48), (0, 1, 2)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One method at one code length, by one metric.
-
-    Attributes:
-        mean, deviation: over seeds.
-        best: the highest mean of the column.
-        level: the interval of its difference from the best holds 0.
-        against: 1, 0 or -1: better than the reference, level with it, worse.
-    """
-
-    mean: float
-    deviation: float
-    best: bool
-    level: bool
-    against: int
-
-    def __str__(self) -> str:
-        text = f"{self.mean:.3f} ± {self.deviation:.3f}"
-        text = f"**{text}**" if self.best else f"{text} =" if self.level else text
-        return f"{text} {' ▴▾'[self.against]}".rstrip()
 
 
 def prepare(folder: Path, dataset: str, raw: Path, weights: Path, lists: str | None) -> None:
@@ -88,9 +65,9 @@ def prepare(folder: Path, dataset: str, raw: Path, weights: Path, lists: str | N
         link.symlink_to(weights.resolve())
 
 
-def table(workspace: Workspace, dataset: str, metric: str) -> dict[str, dict[int, Entry]]:
+def table(workspace: Workspace, dataset: str, metric: str) -> dict[str, dict[int, Standing]]:
     """Method -> code length -> entry, of the cells that are there."""
-    answer: dict[str, dict[int, Entry]] = {}
+    answer: dict[str, dict[int, Standing]] = {}
     for bits in BITS:
         cells = {name: list(scored(workspace, dataset, name, bits)) for name in methods.METHODS}
         missing = [name for name, found in cells.items() if len(found) < len(SEEDS)]
@@ -111,7 +88,9 @@ def scored(workspace: Workspace, dataset: str, method: str, bits: int) -> Iterat
             yield cell
 
 
-def column(workspace: Workspace, cells: Mapping[str, list[Cell]], metric: str) -> dict[str, Entry]:
+def column(
+    workspace: Workspace, cells: Mapping[str, list[Cell]], metric: str
+) -> dict[str, Standing]:
     """One code length: every method against the best and against the reference."""
     values: dict[str, NDArray[np.float64]] = {}
     for name, found in cells.items():
@@ -120,21 +99,16 @@ def column(workspace: Workspace, cells: Mapping[str, list[Cell]], metric: str) -
             with np.load(workspace.scores(cell).with_suffix(".npz")) as arrays:
                 per_seed.append(arrays[metric])
         values[name] = np.array(per_seed)  # (seeds, queries)
-    means = {name: float(of_seeds.mean()) for name, of_seeds in values.items()}
-    leader = max(means, key=means.__getitem__)
-    over_seeds = np.array([of_seeds.mean(axis=0) for of_seeds in values.values()])
-    behind = intervals(over_seeds[list(values).index(leader)] - over_seeds)
-    beside = intervals(over_seeds - over_seeds[list(values).index(REFERENCE)])
-    return {
-        name: Entry(
-            means[name],
-            float(of_seeds.mean(axis=1).std(ddof=1)) if len(of_seeds) > 1 else float("nan"),
-            name == leader,
-            name != leader and bool(behind[i, 0] <= 0),
-            int(beside[i, 0] > 0) - int(beside[i, 1] < 0),
-        )
-        for i, (name, of_seeds) in enumerate(values.items())
-    }
+    scores = {name: of_seeds.mean(axis=1).tolist() for name, of_seeds in values.items()}
+    return standings(scores, values, reference=REFERENCE)
+
+
+def marked(entry: Standing) -> str:
+    """An entry as Markdown: the best bold, = level with it, ▴ ▾ better or worse than isdh."""
+    deviation = math.nan if entry.deviation is None else entry.deviation
+    shown = f"{entry.mean:.3f} ± {deviation:.3f}"
+    shown = f"**{shown}**" if entry.best else f"{shown} =" if entry.level else shown
+    return f"{shown} {' ▴▾'[entry.against or 0]}".rstrip()
 
 
 def markdown(workspace: Workspace, dataset: str) -> str:
@@ -147,7 +121,7 @@ def markdown(workspace: Workspace, dataset: str) -> str:
         lines = [f"#### {title(metric)}", "", f"| method | {' | '.join(map(str, BITS))} |"]
         lines += ["|---" * (1 + len(BITS)) + "|"]
         for name in order:
-            entries = (str(rows[name].get(bits, "")) for bits in BITS)
+            entries = (marked(rows[name][bits]) for bits in BITS)
             lines.append(f"| `{name}` | {' | '.join(entries)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

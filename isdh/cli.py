@@ -54,7 +54,8 @@ def compare(
 ) -> None:
     """Compare methods at each code length.
 
-    Mean and deviation over seeds, of today's cells as MLflow holds them.
+    Mean and deviation over seeds, of today's cells as MLflow holds them; which methods are level
+    with the best, and which better or worse than isdh, by a paired bootstrap over queries.
     """
     from isdh import tracking
 
@@ -87,23 +88,36 @@ def _show(comparison: Comparison) -> None:
 
     table = Table(
         title=f"{comparison.dataset}: {comparison.metric}",
-        caption="bold: best of a code length; *: champion; ±: deviation over seeds",
+        caption=(
+            "bold: best of a code length; =: level with it; ▴ ▾: better, worse than "
+            f"{comparison.reference} (paired bootstrap over queries, 95 %); ?: no values per query "
+            "to tell by; *: champion; ±: deviation over seeds"
+        ),
     )
     table.add_column("method")
     for bits in comparison.bits:
         table.add_column(f"{bits} bits", justify="right")
     for method, entries in comparison.methods.items():
-        cells = [_cell(entries.get(bits)) for bits in comparison.bits]
+        cells = [
+            _cell(
+                entries.get(bits), referred=bits in comparison.methods.get(comparison.reference, {})
+            )
+            for bits in comparison.bits
+        ]
         table.add_row(method, *cells)
     Console().print(table)
 
 
-def _cell(entry: Entry | None) -> str:
+def _cell(entry: Entry | None, *, referred: bool) -> str:
+    """An entry with its marks; `referred`: the reference is there to be better or worse than."""
     if entry is None:
         return ""
     text = f"{entry.mean:.4f}"
     text += "" if entry.std is None else f" ±{entry.std:.4f}"
-    text += " *" if entry.champion else ""
+    untold = entry.level is None or (referred and entry.against is None)
+    marks = "=" * bool(entry.level) + ("", "▴", "▾")[entry.against or 0]
+    marks += "?" * untold + "*" * entry.champion
+    text += f" {marks}" if marks else ""
     return f"[bold]{text}[/bold]" if entry.best else text
 
 

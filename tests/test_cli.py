@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -73,9 +74,48 @@ def test_compare_as_json_prints_json_and_nothing_else(here, monkeypatch, capsys)
     assert isdh(monkeypatch, "compare", "--json", "--metric", "map_at_all") == 0
     (comparison,) = json.loads(capsys.readouterr().out)
     assert comparison["metric"] == "map_at_all"
+    assert comparison["reference"] == "isdh"
     entry = comparison["methods"]["isdh"]["12"]
     assert entry["mean"] == pytest.approx(0.517)
     assert entry["seeds"] == 2
+    assert (entry["level"], entry["against"]) == (None, None)  # no values per query are there
+
+
+@pytest.mark.parametrize("reference", ["isdh", "absent"])
+def test_compare_marks_each_entry_and_says_what_the_marks_mean(
+    here, monkeypatch, capsys, reference
+):
+    entries = {
+        "best": tracking.Entry(0.9, 0.01, 2, best=True, champion=False, level=False, against=1),
+        "level": tracking.Entry(0.8, None, 1, best=False, champion=True, level=True, against=1),
+        "isdh": tracking.Entry(0.7, 0.02, 2, best=False, champion=False, level=False, against=0),
+        "worse": tracking.Entry(0.6, 0.03, 2, best=False, champion=False, level=False, against=-1),
+        "older": tracking.Entry(0.5, 0.04, 2, best=False, champion=False),
+    }
+    if reference == "absent":
+        entries = {name: replace(entry, against=None) for name, entry in entries.items()}
+    methods = {name: {12: entry} for name, entry in entries.items()}
+    comparison = tracking.Comparison("digits", "map_at_all", "max", methods, reference)
+    monkeypatch.setattr(tracking, "compare", lambda *args, **kwargs: comparison)
+    assert isdh(monkeypatch, "compare") == 0
+    shown = capsys.readouterr().out
+    rows = [line.replace("│", " ").split() for line in shown.splitlines()]
+    cells = {row[0]: row[1:] for row in rows if row and row[0] in entries}
+    if reference == "isdh":
+        assert cells == {
+            "best": ["0.9000", "±0.0100", "▴"],
+            "level": ["0.8000", "=▴*"],
+            "isdh": ["0.7000", "±0.0200"],
+            "worse": ["0.6000", "±0.0300", "▾"],
+            "older": ["0.5000", "±0.0400", "?"],
+        }
+    else:  # that nothing is told of it is no fault of the runs
+        assert cells["best"] == ["0.9000", "±0.0100"]
+        assert cells["level"] == ["0.8000", "=*"]
+        assert cells["older"] == ["0.5000", "±0.0400", "?"]
+    caption = " ".join(" ".join(row) for row in rows)
+    assert f"better, worse than {reference} (paired bootstrap over queries, 95 %)" in caption
+    assert "=: level with it" in caption
 
 
 @pytest.mark.parametrize(("words", "methods"), [((), {"isdh"}), (("--all",), {"isdh", "dhn"})])

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy
 import yaml
@@ -24,10 +25,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE
 
 from isdh import params, tracking
-from isdh.artifacts import Cell, Workspace, read_json, write_json
+from isdh.artifacts import Cell, Workspace, read_json, replacing, write_json
 from isdh.errors import InputError
 from isdh.params import Champion, Params
 from isdh.tracking import champion, projection, promotions, provenance, server, versions
+from isdh.tracking import per_query as per_query_module
 from tests import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +154,7 @@ def test_a_scored_cell_becomes_a_finished_run_with_all_that_its_files_say(worksp
         "artifacts/model/model.json",
         "artifacts/model/weights.safetensors",
         "artifacts/scores/isdh-12-0.json",
+        "artifacts/scores/isdh-12-0.npz",
     ]
 
 
@@ -720,6 +723,166 @@ def test_comparison_holds_mean_and_deviation_over_seeds_best_and_champion(worksp
     assert found.methods["dhn"][24].std is None
     lowest = tracking.compare(workspace, "digits", "ndcg_at_100", direction="min")
     assert lowest.methods["isdh"][12].best
+
+
+def score_queries(workspace: Workspace, cell: Cell, values: np.ndarray) -> None:
+    """Scores of the model that is there, with their values per query."""
+    synthetic.write_scores(workspace, cell, ndcg_at_100=float(values.mean()))
+    model = read_json(workspace.model(cell) / "model.json")
+    with replacing(workspace.scores(cell).with_suffix(".npz")) as stream:
+        np.savez(stream, weights_sha256=model["weights_sha256"], ndcg_at_100=values)
+
+
+LEVELS = {"dhn": 0.4, "dpsh": 0.5001, "isdh": 0.5}
+MARKS = {"dhn": (False, False, -1), "dpsh": (True, False, 0), "isdh": (False, True, 0)}
+
+
+@pytest.fixture
+def per_query(workspace: Workspace) -> Params:
+    """Three methods, two seeds, scored query by query: one clearly worse, two alike."""
+    methods = {"methods": list(LEVELS), "method": {name: {} for name in LEVELS}}
+    _, settings = synthetic.write_workspace(workspace.root, bits=[12], **methods)
+    queries = np.random.default_rng(1).normal(0, 0.1, 200)
+    for cell in settings.cells("digits"):
+        noise = np.random.default_rng(cell.seed).normal(0, 0.01, 200) * (cell.method == "dpsh")
+        score_queries(workspace, cell, LEVELS[cell.method] + queries + noise - noise.mean())
+    return settings
+
+
+def marks(workspace: Workspace, **how: Any) -> dict[str, tuple[bool, bool | None, int | None]]:
+    methods = tracking.compare(workspace, "digits", "ndcg_at_100", **how).methods
+    return {name: (of[12].best, of[12].level, of[12].against) for name, of in methods.items()}
+
+
+def test_a_comparison_tells_what_is_level_with_the_best_and_what_is_better_or_worse(
+    workspace, per_query
+):
+    tracking.publish_all(workspace, per_query)
+    assert marks(workspace) == MARKS
+    assert marks(workspace, reference="dhn") == {
+        "dhn": (False, False, 0),
+        "dpsh": (True, False, 1),
+        "isdh": (False, True, 1),
+    }
+    assert marks(workspace, direction="min") == {
+        "dhn": (True, False, 1),
+        "dpsh": (False, False, 0),
+        "isdh": (False, False, 0),
+    }
+    assert tracking.compare(workspace, "digits", "ndcg_at_100").reference == "isdh"
+
+
+def test_the_values_come_from_the_files_here_if_they_are_those_of_the_runs(
+    workspace, per_query, monkeypatch
+):
+    tracking.publish_all(workspace, per_query)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("a run's files were asked for")
+
+    monkeypatch.setattr(per_query_module, "get_artifact_repository", refuse)
+    assert marks(workspace) == MARKS
+
+
+@pytest.mark.parametrize("files", ["gone", "others"])
+def test_the_values_come_from_the_runs_if_the_files_here_are_gone_or_others(
+    workspace, per_query, files
+):
+    tracking.publish_all(workspace, per_query)
+    if files == "gone":
+        shutil.rmtree(workspace.root / "metrics")
+    else:
+        for cell in per_query.cells("digits"):
+            score_queries(workspace, cell, np.full(200, 0.9 if cell.method == "dhn" else 0.1))
+    assert marks(workspace) == MARKS
+
+
+def test_a_run_published_without_values_has_no_marks_until_it_is_published_again(
+    workspace, per_query
+):
+    """As earlier versions published: no such file, no tag of it, another digest."""
+    tracking.publish_all(workspace, per_query)
+    (run,) = [r for r in runs(workspace) if r.data.tags["isdh.cell"] == "digits/dhn-12-1"]
+    mlflow, number = client(workspace), run.info.run_id
+    mlflow.delete_tag(number, "isdh.sha256.scores/dhn-12-1.npz")
+    mlflow.set_tag(number, "isdh.digest", "of an earlier version")
+    kept = workspace.root / "mlartifacts" / "digits" / number / "artifacts/scores/dhn-12-1.npz"
+    kept.unlink()
+    assert marks(workspace) == {**MARKS, "dhn": (False, None, None)}
+    assert tracking.publish_all(workspace, per_query).written == 1
+    assert kept.exists()
+    assert marks(workspace) == MARKS
+
+
+def test_without_values_of_the_reference_or_the_best_only_the_other_question_is_answered(
+    workspace, per_query
+):
+    tracking.publish_all(workspace, per_query)
+    tags = {run.data.tags["isdh.cell"]: run.info.run_id for run in runs(workspace)}
+    client(workspace).delete_tag(tags["digits/isdh-12-0"], "isdh.sha256.scores/isdh-12-0.npz")
+    assert marks(workspace) == {
+        "dhn": (False, False, None),
+        "dpsh": (True, False, None),
+        "isdh": (False, None, None),
+    }
+    assert marks(workspace, reference="dhn", direction="min")["dpsh"] == (False, False, -1)
+    assert marks(workspace, cells=per_query.cells("digits")[:4])["dhn"] == (False, False, None)
+
+
+def test_seeds_scored_on_different_queries_are_not_paired(workspace, per_query):
+    score_queries(workspace, Cell("digits", "dhn", 12, 1), np.full(150, 0.4))
+    tracking.publish_all(workspace, per_query)
+    assert marks(workspace) == {**MARKS, "dhn": (False, None, None)}
+
+
+def test_a_score_that_has_no_values_per_query_has_no_marks(workspace, per_query):
+    tracking.publish_all(workspace, per_query)
+    methods = tracking.compare(workspace, "digits", "queries_without_relevant").methods
+    assert {(of[12].level, of[12].against) for of in methods.values()} == {(None, None)}
+
+
+class Elsewhere:
+    """A store of artifacts on another machine, which answers so many times."""
+
+    def __init__(self, artifacts: str, answers: int, asked: list[str]) -> None:
+        self.artifacts, self.answers, self.asked = Path(artifacts), answers, asked
+
+    def download_artifacts(self, path: str, dst_path: str) -> str:
+        self.asked.append(dst_path)
+        if len(self.asked) > self.answers:
+            raise ConnectionError("no answer")
+        return shutil.copy(self.artifacts / path, dst_path)
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "expected"),
+    [
+        (6, 6, MARKS),
+        (
+            4,
+            5,
+            {
+                "dhn": (False, False, None),
+                "dpsh": (True, False, None),
+                "isdh": (False, None, None),
+            },
+        ),
+    ],
+)
+def test_values_are_copied_from_a_store_elsewhere_which_is_given_up_once_it_fails(
+    workspace, per_query, monkeypatch, answers, asked, expected
+):
+    tracking.publish_all(workspace, per_query)
+    shutil.rmtree(workspace.root / "metrics")
+    copies: list[str] = []
+    monkeypatch.setattr(
+        per_query_module,
+        "get_artifact_repository",
+        lambda uri, tracking_uri: Elsewhere(uri.removeprefix("file://"), answers, copies),
+    )
+    assert marks(workspace) == expected
+    assert len(copies) == asked
+    assert not any(Path(folder).exists() for folder in copies)
 
 
 def test_a_comparison_may_be_of_some_cells_only(workspace, settings):

@@ -1,22 +1,30 @@
-"""MLflow runs -> a table of cells, and the results table: methods x code lengths, over seeds."""
+"""MLflow runs -> a table of cells, and the results table: methods x code lengths, over seeds.
+
+Which differences mean something is told by a paired bootstrap over queries (significance.py).
+"""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities import Run
+from numpy.typing import NDArray
 
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError, unknown
+from isdh.significance import Direction, standings
+from isdh.tracking.per_query import PerQuery
 from isdh.tracking.publishing import since
-from isdh.tracking.server import connected, find_experiment, search
+from isdh.tracking.server import address, connected, find_experiment, search
 from isdh.tracking.versions import champion_version, model_name
 
-Direction = Literal["max", "min"]
+REFERENCE = "isdh"
+Seed = tuple[float, NDArray[np.float64] | None]  # a run's score, and the same per query, (Q,)
 IDENTITY = ("run_id", "dataset", "method", "bits", "seed", "fingerprint", "started")
 
 
@@ -30,6 +38,11 @@ class Entry:
         seeds: how many.
         best: no other method has a better mean at this code length.
         champion: the registered model that is in use was trained by this method.
+        level: not the best, but its difference from the best is within chance: the 95 % interval
+            of a paired bootstrap over queries holds 0. None: not known, for want of values per
+            query of this method or of the best.
+        against: 1, 0 or -1: by the same test better than the comparison's reference, level with
+            it, or worse. None: not known, likewise, or the reference is not in the table.
     """
 
     mean: float
@@ -37,16 +50,26 @@ class Entry:
     seeds: int
     best: bool
     champion: bool
+    level: bool | None = None
+    against: int | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods x code lengths under one metric: method -> bits -> entry."""
+    """Methods x code lengths under one metric.
+
+    Attributes:
+        dataset, metric: what is compared, and by which score.
+        direction: which mean is best.
+        methods: method -> bits -> entry.
+        reference: the method that each is told to be better or worse than.
+    """
 
     dataset: str
     metric: str
     direction: Direction
     methods: Mapping[str, Mapping[int, Entry]]
+    reference: str
 
     @property
     def bits(self) -> list[int]:
@@ -73,10 +96,11 @@ def runs(workspace: Workspace, dataset: str, cells: Collection[Cell] | None = No
         InputError: MLflow does not answer, or no run has scores.
     """
     with connected(workspace, create=False) as client:
-        return _runs(client, dataset, cells)
+        return _table(dataset, _latest(client, dataset, cells))
 
 
-def _runs(client: MlflowClient, dataset: str, cells: Collection[Cell] | None) -> pd.DataFrame:
+def _latest(client: MlflowClient, dataset: str, cells: Collection[Cell] | None) -> list[Run]:
+    """Of each cell that has scores the run published anew last."""
     number = find_experiment(client, dataset)
     found = search(client, number) if number else []
     scored = sorted((run for run in found if run.data.tags.get("isdh.scores")), key=since)
@@ -89,6 +113,10 @@ def _runs(client: MlflowClient, dataset: str, cells: Collection[Cell] | None) ->
             f"no scored run of dataset {dataset!r} in MLflow{others}; run `dvc repro`, then "
             "`isdh publish`"
         )
+    return sorted(latest.values(), key=lambda run: Cell.parse(run.data.tags["isdh.cell"]))
+
+
+def _table(dataset: str, found: Sequence[Run]) -> pd.DataFrame:
     rows = [
         {
             "run_id": run.info.run_id,
@@ -100,10 +128,9 @@ def _runs(client: MlflowClient, dataset: str, cells: Collection[Cell] | None) ->
             "started": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
             **{name: run.data.metrics[name] for name in run.data.tags["isdh.scores"].split()},
         }
-        for run in latest.values()
+        for run in found
     ]
-    table = pd.DataFrame(rows)
-    return table.sort_values(["method", "bits", "seed"], ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 def compare(
@@ -113,8 +140,9 @@ def compare(
     *,
     direction: Direction = "max",
     cells: Collection[Cell] | None = None,
+    reference: str = REFERENCE,
 ) -> Comparison:
-    """The results table of a dataset under one metric, best and champion marked.
+    """The results table of a dataset under one metric, with best, champion and what is level.
 
     Args:
         workspace: whose MLflow.
@@ -122,44 +150,56 @@ def compare(
         metric: a score's name.
         direction: which mean is best.
         cells: those to look at; None: all that were ever published.
+        reference: the method to tell better and worse from.
 
     Raises:
         InputError: MLflow does not answer, no run has scores, or none has this one.
     """
     with connected(workspace, create=False) as client:
-        table = _runs(client, dataset, cells)
+        found = _latest(client, dataset, cells)
+        table = _table(dataset, found)
         names = [name for name in table.columns if name not in IDENTITY]
         if metric not in names:
             raise unknown("metric", metric, names)
-        values: dict[int, dict[str, list[float]]] = {}
-        for row in table.dropna(subset=[metric]).to_dict("records"):
-            values.setdefault(row["bits"], {}).setdefault(row["method"], []).append(row[metric])
-        columns = {
-            bits: _column(groups, direction, _champion_method(client, dataset, bits))
-            for bits, groups in sorted(values.items())
-        }
-    methods: dict[str, dict[int, Entry]] = {}
-    for bits, entries in columns.items():
-        for method, entry in entries.items():
-            methods.setdefault(method, {})[bits] = entry
-    return Comparison(dataset, metric, direction, methods)
+        per_query = PerQuery(workspace, address(workspace))
+        columns: dict[int, dict[str, list[Seed]]] = {}
+        for run, row in zip(found, table.to_dict("records"), strict=True):
+            if not np.isnan(row[metric]):
+                seed = (row[metric], per_query.values(run, metric))
+                columns.setdefault(row["bits"], {}).setdefault(row["method"], []).append(seed)
+        methods: dict[str, dict[int, Entry]] = {}
+        for bits, groups in sorted(columns.items()):
+            champion = _champion_method(client, dataset, bits)
+            for method, entry in _column(groups, reference, direction, champion).items():
+                methods.setdefault(method, {})[bits] = entry
+    return Comparison(dataset, metric, direction, methods, reference)
 
 
 def _column(
-    groups: Mapping[str, list[float]], direction: Direction, champion: str | None
+    groups: Mapping[str, Sequence[Seed]],
+    reference: str,
+    direction: Direction,
+    champion: str | None,
 ) -> dict[str, Entry]:
     """One code length: method -> its seeds' scores, as entries."""
-    means = {method: statistics.fmean(group) for method, group in groups.items()}
-    best = (max if direction == "max" else min)(means.values())
+    scores = {method: [score for score, _ in seeds] for method, seeds in groups.items()}
+    values = {}
+    for method, seeds in groups.items():
+        known = [row for _, row in seeds if row is not None]
+        if len(known) == len(seeds) and len({row.shape for row in known}) == 1:
+            values[method] = np.array(known)
+    found = standings(scores, values, reference=reference, direction=direction)
     return {
         method: Entry(
-            mean=means[method],
-            std=statistics.stdev(group) if len(group) > 1 else None,
-            seeds=len(group),
-            best=means[method] == best,
+            mean=standing.mean,
+            std=standing.deviation,
+            seeds=len(scores[method]),
+            best=standing.best,
             champion=method == champion,
+            level=standing.level,
+            against=standing.against,
         )
-        for method, group in groups.items()
+        for method, standing in found.items()
     }
 
 

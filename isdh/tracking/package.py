@@ -53,7 +53,7 @@ def package(workspace: Workspace, cell: Cell, folder: Path, model: Model) -> Non
             folder,
             mlflow_model=model,
             python_model=str(code / "pyfunc.py"),
-            artifacts={name: str(path) for name, path in _artifacts(workspace, cell).items()},
+            artifacts=_artifacts(workspace, cell, Path(scratch)),
             code_paths=[str(code)],
             pip_requirements=[f"{name}=={_public(version(name))}" for name in REQUIREMENTS],
             signature=SIGNATURE,
@@ -61,17 +61,21 @@ def package(workspace: Workspace, cell: Cell, folder: Path, model: Model) -> Non
         )
 
 
-def _artifacts(workspace: Workspace, cell: Cell) -> dict[str, Path]:
+def _artifacts(workspace: Workspace, cell: Cell, scratch: Path) -> dict[str, str]:
+    """Copies, since MLflow refuses what lies behind a symbolic link: weights, or DVC's cache."""
     folder = workspace.model(cell)
     card = read_json(folder / "model.json")
     verify(folder / "weights.safetensors", card["weights_sha256"])
     if card["inputs"]["kind"] != "features":
-        return {"model": folder}
+        return {"model": shutil.copytree(folder, str(scratch / cell.name))}
     backbone = workspace.root / card["inputs"]["weights"]
     if not backbone.exists():
         raise InputError(f"{backbone}: no such file; {cell} was trained on its features")
     verify(backbone, card["backbone_sha256"])
-    return {"model": folder, "backbone": backbone}
+    return {
+        "model": shutil.copytree(folder, str(scratch / cell.name)),
+        "backbone": str(shutil.copy(backbone, scratch)),
+    }
 
 
 def _public(number: str) -> str:

@@ -13,6 +13,7 @@ from isdh.artifacts import Cell, Workspace, current_scores, read_json, sha256
 from isdh.params import Params
 from isdh.tracking.provenance import Lock, dvc_tags
 
+SCORES = "scores"  # the folder of a run's files where means and values per query lie
 LARGEST_WEIGHTS = 16 << 20  # bytes; larger ones stay where DVC has them, named by their hash
 
 
@@ -26,6 +27,11 @@ class Point:
     step: int
 
 
+def tag_of(folder: str, name: str) -> str:
+    """The tag that holds the digest of a file in one of a run's folders."""
+    return f"isdh.sha256.{folder}/{name}"
+
+
 @dataclass(frozen=True)
 class File:
     """A file to keep with the run, in one of its folders."""
@@ -37,7 +43,7 @@ class File:
     @property
     def tag(self) -> str:
         """The tag that holds the digest of the copy in MLflow."""
-        return f"isdh.sha256.{self.folder}/{self.path.name}"
+        return tag_of(self.folder, self.path.name)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,9 @@ def of_files(workspace: Workspace, cell: Cell, lock: Lock) -> Projection:
     if weights.exists() and weights.stat().st_size <= LARGEST_WEIGHTS:
         files.append(File(weights, "model", card["weights_sha256"]))
     if scores:
-        files.append(File(workspace.scores(cell), "scores", sha256(workspace.scores(cell))))
+        means = workspace.scores(cell)
+        per_query = means.with_suffix(".npz")
+        files += [File(path, SCORES, sha256(path)) for path in (means, per_query)]
     sections = {"inputs": card["inputs"], "network": card["network"]}
     return _projection(
         workspace,
