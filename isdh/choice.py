@@ -1,7 +1,8 @@
 """Hyper-parameters of training, chosen on rows carved out of the training set.
 
 The protocol is docs/method.md, section 5.3. Queries and database are never looked at: part of the
-training rows is held out and searched with; what is searched are the rows that were trained on.
+training rows is held out, and searched among themselves. Searched among the rows that were trained
+on, whose labels a network knows by heart, what is learned by heart would win.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from isdh.errors import InputError
 from isdh.settings import Choose, Network, Training
 from isdh.training import TrainingRows, fit
 
-JUDGES = ("map_at_all", "wap_at_all", "acg_at_100", "ndcg_at_100")
+PARTS = 5  # of the rows held out: each is searched for among the others
+JUDGES = ("map_at_all", "wap_at_all", "acg_at_10", "ndcg_at_10")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Outcome:
     Attributes:
         trial: what was tried.
         under: digest of everything else that the scores depend on.
-        map_at_all, wap_at_all, acg_at_100, ndcg_at_100: exact under ties.
+        map_at_all, wap_at_all, acg_at_10, ndcg_at_10: exact under ties.
         seconds: wall time of the training, with other trials beside it.
     """
 
@@ -59,8 +61,8 @@ class Outcome:
     under: str
     map_at_all: float
     wap_at_all: float
-    acg_at_100: float
-    ndcg_at_100: float
+    acg_at_10: float
+    ndcg_at_10: float
     seconds: float
 
 
@@ -85,8 +87,10 @@ def carve(count: int, choose: Choose) -> tuple[np.ndarray, np.ndarray]:
     """Positions among `count` training rows: those held out, those kept; each ascending.
 
     Raises:
-        InputError: none would be kept.
+        InputError: none would be kept, or too few held out to be searched among themselves.
     """
+    if choose.carve < 2 * PARTS:
+        raise InputError(f"choose.carve={choose.carve}: holds out fewer than {2 * PARTS}; raise it")
     if choose.carve >= count:
         raise InputError(
             f"choose.carve={choose.carve}: leaves none of {count} training rows; lower it"
@@ -106,7 +110,7 @@ def attempt(
     under: str,
     weights: Path | None = None,
 ) -> Outcome:
-    """Train on the rows kept and search for the rows held out among them.
+    """Train on the rows kept and search among the rows held out.
 
     Args:
         trial: what to try.
@@ -138,19 +142,35 @@ def attempt(
     method = methods.build(trial.method, bits=trial.bits, num_classes=classes, **hyper)
     cpu = torch.device("cpu")
     records = list(fit(trained, method, learned, tried, seed=choose.seed, device=cpu))
-    query, database = data.rows[held], learned.rows
-    scores = metrics.evaluate(
-        encode(trained, data.inputs[query], device=cpu),
-        data.labels[query],
-        encode(trained, data.inputs[database], device=cpu),
-        data.labels[database],
+    scores = among_themselves(
+        encode(trained, data.inputs[data.rows[held]], device=cpu),
+        data.labels[data.rows[held]],
         bits=trial.bits,
-        cutoffs=(100, None),
-    ).as_dict()
+    )
     seconds = round(sum(record["seconds"] for record in records), 2)
     return Outcome(
-        trial, under, **{name: round(scores[name], 5) for name in JUDGES}, seconds=seconds
+        trial, under, **{name: round(score, 5) for name, score in scores.items()}, seconds=seconds
     )
+
+
+def among_themselves(codes: np.ndarray, labels: np.ndarray, *, bits: int) -> dict[str, float]:
+    """JUDGES of rows none of which was trained on: each is a query once, the other parts searched.
+
+    Args:
+        codes: uint8 (N, ceil(bits / 8)), N of at least PARTS.
+        labels: bool (N, L).
+        bits: of a code.
+    """
+    position = np.arange(len(codes))
+    scores = []
+    for part in np.array_split(position, PARTS):
+        rest = np.setdiff1d(position, part)
+        scores.append(
+            metrics.evaluate(
+                codes[part], labels[part], codes[rest], labels[rest], bits=bits, cutoffs=(10, None)
+            ).per_query
+        )
+    return {name: float(np.mean(np.concatenate([of[name] for of in scores]))) for name in JUDGES}
 
 
 def best(outcomes: Iterable[Outcome], lengths: Collection[int]) -> dict[str, Trial]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isdh import choice
+from isdh import choice, metrics
 from isdh.choice import JUDGES, Outcome, Trial, best, carve, grid, read_log, write_log
 from isdh.errors import InputError
 from isdh.methods import METHODS
@@ -133,13 +133,20 @@ def test_a_log_reads_as_it_was_written(tmp_path):
     assert read_log(tmp_path / "absent.csv") == []
 
 
-def test_more_rows_held_out_than_there_are_is_refused():
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (100, "choose.carve=100: leaves none of 100 training rows"),
+        (9, "choose.carve=9: holds out fewer than 10"),
+    ],
+)
+def test_more_rows_held_out_than_there_are_or_hardly_any_is_refused(count, message):
     training = Training(epochs=1, batch_size=10)
-    with pytest.raises(InputError, match=r"choose.carve=100: leaves none of 100 training rows"):
+    with pytest.raises(InputError, match=message):
         choice.attempt(
             Trial("isdh", 8, 0.01, 0.0),
             rows(),
-            CHOOSE.model_copy(update={"carve": 100}),
+            CHOOSE.model_copy(update={"carve": count}),
             Network(),
             training,
             hyper={},
@@ -164,3 +171,21 @@ def test_params_hold_what_the_committed_log_says(log):
         if METHODS[method].head is None:
             chosen = (training.learning_rate, training.mixup)
             assert chosen == (trial.learning_rate, trial.mixup), method
+
+
+def test_rows_held_out_are_searched_among_themselves_and_each_is_a_query_once():
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, 256, (23, 1), dtype=np.uint8)
+    labels = rng.random((23, 3)) < 0.5
+    expected = []
+    for start, stop in ((0, 5), (5, 10), (10, 15), (15, 19), (19, 23)):  # parts as even as can be
+        for i in range(start, stop):
+            others = [j for j in range(23) if not start <= j < stop]
+            one = metrics.evaluate(
+                codes[[i]], labels[[i]], codes[others], labels[others], bits=8, cutoffs=(10, None)
+            )
+            expected.append(one.as_dict())
+    found = choice.among_themselves(codes, labels, bits=8)
+    assert list(found) == list(JUDGES)
+    for name in JUDGES:
+        assert found[name] == pytest.approx(np.mean([one[name] for one in expected]), rel=1e-12)

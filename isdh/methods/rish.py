@@ -52,7 +52,7 @@ class RISH(Method):
         bits: int,
         num_classes: int,
         list_weight: float = 2.0,
-        ap_weight: float = 9.0,
+        ap_weight: float = 12.0,
         ndcg_weight: float = 9.0,
         anchor_power: float = 0.5,
         straight_through_start: float = 0.0,

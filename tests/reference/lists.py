@@ -29,7 +29,7 @@ def rish(
     labels: Tensor,
     *,
     list_weight: float = 2.0,
-    ap_weight: float = 9.0,
+    ap_weight: float = 12.0,
     ndcg_weight: float = 9.0,
     anchor_power: float = 0.5,
     share: float = 0.5,
