@@ -165,7 +165,7 @@ def main() -> None:
     folder: Path = options.folder.resolve()
     if not options.write_only:
         prepare(folder, options.dataset, options.raw, options.weights, options.lists)
-        made = len(list((folder / "metrics").rglob("*.json")))
+        start = time.time()
         seconds = run(folder, options.dataset, choose=options.choose)
         if options.choose:
             log = Path("choices") / f"{options.dataset}.csv"
@@ -183,7 +183,9 @@ def main() -> None:
             "torch": version("torch"),
             "split": options.lists or "drawn",
             "methods": len(methods.METHODS),
-            "cells_made": len(list((folder / "metrics").rglob("*.json"))) - made,
+            "cells_made": sum(
+                path.stat().st_mtime >= start for path in (folder / "metrics").rglob("*.json")
+            ),
             "wall_s": seconds,
         }
         path = ROOT / "benchmarks" / "results" / f"{date}-methods-{options.dataset}.json"
