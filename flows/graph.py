@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -194,11 +194,11 @@ class ForkServer:
         self.waiting[str(cell)] = answer
         assert self.process.stdin
         order = json.dumps({"cell": str(cell), "log": str(log)}) + "\n"
-        try:
+        with suppress(ConnectionError):  # it has ended: so has what reads its answers, or will
             self.process.stdin.write(order.encode())
             await self.process.stdin.drain()
-        except ConnectionError:
-            raise _failure("flows.forkserver", self.log, refused=False) from None
+        if self.reader.done():
+            raise _failure("flows.forkserver", self.log, refused=False)
         told = await answer
         if told["exit"]:
             raise _failure(f"{cell}", log, refused=told["exit"] == 2)
@@ -209,7 +209,9 @@ class ForkServer:
         assert self.process.stdout
         async for line in self.process.stdout:
             answer = json.loads(line)
-            self.waiting.pop(answer["cell"]).set_result(answer)
+            waiting = self.waiting.pop(answer["cell"])
+            if not waiting.done():  # nobody waits where the run was cancelled
+                waiting.set_result(answer)
         for waiting in self.waiting.values():
             if not waiting.done():
                 waiting.set_exception(_failure("flows.forkserver", self.log, refused=False))

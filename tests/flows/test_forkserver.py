@@ -197,6 +197,15 @@ def test_a_stage_that_refuses_its_input_is_told_from_one_that_fails(fresh):
     assert "Traceback" not in log.read_text()
 
 
+def test_a_fork_server_that_ends_is_told_with_its_log(fresh):
+    encode = fresh / "flows" / "encode.py"
+    encode.write_text(encode.read_text() + "\nraise ArithmeticError\n")
+    done = run(fresh, sys.executable, "-m", "flows.pipeline")
+    assert done.returncode == 1
+    assert "flows.forkserver failed; from .isdh/logs/forkserver.log" in done.stderr
+    assert "ArithmeticError" in done.stderr
+
+
 def test_where_no_forks_are_made_dvc_makes_the_cell(fresh, monkeypatch):
     for name, value in environment(ISDH_PUBLISH_LATER="1").items():
         monkeypatch.setenv(name, value)
