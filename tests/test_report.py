@@ -23,7 +23,7 @@ from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError
 from isdh.images import decode
 from isdh.params import Params
-from isdh.report import plots, tables, vocabulary
+from isdh.report import emphasis, plots, svg, tables, vocabulary
 from isdh.report.evidence import read
 from isdh.report.gallery import NEIGHBOURS, QUERIES, gallery
 from isdh.settings import Evaluate
@@ -517,3 +517,186 @@ def test_the_leading_metrics_are_the_customary_ones_or_those_nearest_to_them() -
         "acg_at_all",
         "ndcg_at_all",
     ]
+
+
+# The later a method stands here, the noisier its codes: isdh is the worst, and no order is that
+# of the alphabet.
+MANY = settings(("m9", "m2", "m7", "m4", "m6", "m1", "m8", "m3", "m5", "isdh"), (8, 20), (0, 1))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = write_workspace(tmp_path_factory.mktemp("many"), MANY)
+    for cell in MANY.cells(DATASET):  # one metric has bests of its own
+        path = workspace.scores(cell)
+        place = MANY.methods.index(cell.method)
+        artifacts.write_json(path, json.loads(path.read_text()) | {"acg_at_20": float(place)})
+    report.build(workspace, MANY, DATASET)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def crowded(many: Workspace) -> str:
+    return (many.report(DATASET) / "index.html").read_text(encoding="utf-8")
+
+
+def best_first(workspace: Workspace, metric: str) -> list[str]:
+    """The methods of MANY by the mean over all cells, from the files."""
+
+    def mean(method: str) -> float:
+        cells = [Cell(DATASET, method, bits, seed) for bits in MANY.bits for seed in MANY.seeds]
+        return np.mean([json.loads(workspace.scores(c).read_text())[metric] for c in cells]).item()
+
+    return sorted(MANY.methods, key=mean, reverse=True)
+
+
+def leading(workspace: Workspace, metric: str, count: int) -> list[str]:
+    """isdh and the best others of MANY."""
+    return ["isdh", *[m for m in best_first(workspace, metric) if m != "isdh"]][:count]
+
+
+def drawn(page: str, key: str) -> dict[str, str]:
+    """A plot on the page: method -> the style of its line."""
+    plot = re.search(rf'<svg id="{key}".*?</svg>', page, re.DOTALL)
+    assert plot
+    named = r'<g class="named"><title>(\w+)</title><path [^>]*style="([^"]*)"'
+    return dict(re.findall(named, plot[0]))
+
+
+def of_values(**values: float) -> Any:
+    """Evidence of one query: method -> its score."""
+    return read_like({method: np.array([value]) for method, value in values.items()})
+
+
+def test_as_many_methods_as_there_are_colours_keep_their_order_and_are_all_in_colour() -> None:
+    methods = {f"m{i}": i / 10 for i in range(8)}
+    evidence = of_values(**methods)
+    assert emphasis.ranking(evidence, "map_at_all") == tuple(methods)
+    assert emphasis.in_colour(evidence, "map_at_all") == tuple(methods)
+    assert emphasis.looks(evidence) == {method: i for i, method in enumerate(methods)}
+
+
+def test_a_page_of_few_methods_draws_none_in_grey_and_says_nothing_of_it(page: str) -> None:
+    body = page[page.index("<body>") :]
+    assert "var(--others)" not in body
+    assert "grey" not in body
+    assert "in the mean over code lengths" not in body
+    for metric in vocabulary.principal(["map_at_20", "map_at_all", "wap_at_20", "ndcg_at_20"]):
+        colours = [f"var(--series-{i})" for i in range(len(PARAMS.methods))]
+        lines = drawn(page, metric)
+        assert list(lines) == list(PARAMS.methods)
+        for colour, style in zip(colours, lines.values(), strict=True):
+            assert colour in style
+
+
+def test_of_many_methods_the_best_and_isdh_are_in_colour_and_equal_ones_stand_by_name() -> None:
+    evidence = of_values(z=0.5, b=0.9, isdh=0.1, c=0.8, a=0.5, d=0.7, e=0.2, f=0.3, y=0.5, g=0.15)
+    order = ("b", "c", "d", "a", "y", "z", "f", "e", "g", "isdh")
+    assert emphasis.ranking(evidence, "map_at_all") == order
+    assert emphasis.in_colour(evidence, "map_at_all") == ("isdh", "b", "c", "d", "a")
+
+
+def test_of_many_methods_without_isdh_the_best_are_in_colour() -> None:
+    evidence = of_values(**{f"m{i}": i / 10 for i in range(9)})
+    assert emphasis.in_colour(evidence, "map_at_all") == ("m8", "m7", "m6", "m5", "m4")
+
+
+def test_no_two_looks_share_both_colour_and_marker() -> None:
+    lines = [svg.line(look) for look in range(svg.LOOKS)]
+    assert len({(line["color"], line["marker"]) for line in lines}) == svg.LOOKS
+    assert svg.line(None)["color"] not in {line["color"] for line in lines}
+
+
+def test_methods_in_one_drawing_differ_in_colour_where_the_page_has_more_than_colours() -> None:
+    """Six metrics, each with its own four best of 24: with isdh 25 looks of 8 colours."""
+    metrics_shown = ["map_at_10", "map_at_all", "wap_at_10", "acg_at_10", "ndcg_at_10"]
+    metrics_shown.append("precision_within_r2")
+    names = [f"m{i:02}" for i in range(24)]
+    scores = {
+        Cell(DATASET, name, 8, 0): {m: float(i // 4 == j) for j, m in enumerate(metrics_shown)}
+        for i, name in enumerate(names)
+    } | {Cell(DATASET, "isdh", 8, 0): dict.fromkeys(metrics_shown, 0.0)}
+    evidence: Any = SimpleNamespace(
+        methods=(*names, "isdh"),
+        bits=(8,),
+        scores=scores,
+        runs=lambda method, bits: [Cell(DATASET, method, bits, 0)],
+    )
+    looks = emphasis.looks(evidence)
+    assert len(set(looks.values())) == len(looks) == 25
+    for j, metric in enumerate(metrics_shown):
+        here = emphasis.looks_by(evidence, metric)
+        assert list(here) == ["isdh", *names[4 * j : 4 * j + 4]]
+        assert here == {method: looks[method] for method in here}
+        assert len({svg.color(look) for look in here.values()}) == len(here)
+
+
+def test_each_plot_of_many_methods_has_its_best_and_isdh_in_colour_and_names_the_grey(
+    many: Workspace, crowded: str
+) -> None:
+    seen: dict[str, str] = {}
+    bests = set()
+    for metric in vocabulary.principal(read(many, MANY, DATASET).chance):
+        lines = drawn(crowded, metric)
+        assert set(lines) == set(MANY.methods)
+        coloured = {method: style for method, style in lines.items() if "--others" not in style}
+        assert set(coloured) == set(leading(many, metric, 5))
+        assert len({re.findall(r"--series-\d", style)[0] for style in coloured.values()}) == 5
+        for method, style in coloured.items():
+            assert seen.setdefault(method, style) == style
+        bests.add(frozenset(coloured))
+    assert len(bests) > 1  # else "by that plot's metric" is not tried
+
+
+def test_the_legend_has_every_method_in_colour_and_one_entry_for_the_grey(
+    many: Workspace, crowded: str
+) -> None:
+    legend = crowded[crowded.index('<ul class="legend">') :].partition("</ul>")[0]
+    entries = re.findall(r"</span> ([^<]*)</li>", legend)
+    assert entries == [
+        *emphasis.looks(read(many, MANY, DATASET)),
+        "other methods",
+        "random ranking",
+    ]
+
+
+def test_tables_of_many_methods_begin_with_the_best_by_their_own_metric(
+    many: Workspace, crowded: str
+) -> None:
+    orders = set()
+    for metric in vocabulary.principal(read(many, MANY, DATASET).chance):
+        caption = f"{vocabulary.title(metric)} by method and code length"
+        rows = crowded[crowded.index(caption) :].partition("</table>")[0]
+        found = re.findall(r'href="#key-([\w-]+)"/></svg> (\w+)</th>', rows)
+        assert [method for _, method in found] == best_first(many, metric)
+        coloured = leading(many, metric, 5)
+        assert [key for key, _ in found] == [m if m in coloured else "-grey" for _, m in found]
+        orders.add(tuple(method for _, method in found))
+    assert len(orders) > 1
+    assert MANY.methods not in orders
+
+
+def test_a_page_of_many_methods_says_how_many_are_grey_or_left_out(crowded: str) -> None:
+    text = " ".join(crowded.split())
+    assert "In colour in each plot are 5 of 10 methods: the highest by its measure" in text
+    assert "isdh always among them. The other 5 are thin grey lines" in text
+    assert "Shown are 5 of 10 methods: the highest by NDCG@20 in the mean over code" in text
+    assert "of 10 methods the highest by NDCG@20 in the mean over code lengths, isdh always" in text
+
+
+def test_radius_and_gallery_of_many_methods_show_isdh_and_the_best(
+    many: Workspace, crowded: str
+) -> None:
+    chosen = leading(many, "ndcg_at_20", 5)
+    evidence = read(many, MANY, DATASET)
+    answers = gallery(many, evidence)[0].answers
+    assert [answer.cell.name for answer in answers] == [f"{m}-20-0" for m in chosen[:2]]
+    told = re.search(r'aria-label="Recall at 20 bits within radius [^:]*: ([^"]*)"', crowded)
+    assert told
+    assert [each.split()[0] for each in told[1].split("; ")] == chosen
+
+
+def test_a_page_of_many_methods_is_well_formed_and_makes_no_request(crowded: str) -> None:
+    test_the_page_is_well_formed_and_its_references_lead_somewhere(crowded)
+    test_the_page_makes_no_request(crowded)
+    test_pictures_and_drawings_are_described_and_header_cells_have_a_scope(crowded)

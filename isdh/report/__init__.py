@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from isdh import artifacts
 from isdh.artifacts import Workspace
+from isdh.report import emphasis, plots, vocabulary
 from isdh.report import evidence as files
-from isdh.report import plots, vocabulary
 from isdh.report.evidence import Evidence
 from isdh.report.gallery import gallery
 from isdh.report.tables import Table, table
@@ -48,6 +48,9 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
     """All that the template names."""
     metrics = list(next(iter(evidence.scores.values())))
     results = [table(evidence, metric) for metric in vocabulary.principal(metrics)]
+    headline = vocabulary.headline(metrics)
+    looks, shown = emphasis.looks(evidence), emphasis.in_colour(evidence, headline)
+    grey = len(evidence.methods) - len(shown)
     statistics = evidence.statistics
     return {
         "evidence": evidence,
@@ -55,12 +58,15 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
         "statistics": statistics,
         "bits": max(evidence.bits),
         "results": [(each, plots.by_code_length(each, evidence.bits)) for each in results],
-        "headline": _headline(evidence, results),
+        "headline": _headline(evidence, next(t for t in results if t.metric == headline)),
+        "shown": shown,
+        "grey": grey,
+        "own": emphasis.OWN,
         "metrics": metrics,
         "beyond": [k for k in vocabulary.cutoffs(metrics) if k and k > len(evidence.database)],
-        "legend": plots.legend(evidence.methods),
-        "by_radius": plots.by_radius(evidence),
-        "losses": plots.losses(evidence),
+        "legend": plots.legend(looks, grey=grey > 0),
+        "by_radius": plots.by_radius(evidence, emphasis.looks_by(evidence, headline)),
+        "losses": plots.losses(evidence, looks),
         "similarity": plots.soft_similarity(statistics["similarity"]),
         "labels": _frequencies(statistics["labels"]),
         "settings": _settings(evidence),
@@ -90,17 +96,16 @@ def _render(context: Mapping[str, Any]) -> str:
     return environment.get_template("report.html").render(context)
 
 
-def _headline(evidence: Evidence, results: list[Table]) -> dict[str, Any]:
-    """The best method at the longest code length by NDCG, and those level with it."""
-    graded = [each for each in results if each.metric.startswith("ndcg")] or results
+def _headline(evidence: Evidence, results: Table) -> dict[str, Any]:
+    """The best method at the longest code length, and those level with it."""
     column = evidence.bits.index(max(evidence.bits))
-    entries = {method: row[column] for method, row in graded[0].rows.items()}
+    entries = {method: row[column] for method, row in results.rows.items()}
     leader = max(entries, key=lambda method: entries[method].mean)
     return {
-        "metric": graded[0].metric,
+        "metric": results.metric,
         "method": leader,
         "mean": entries[leader].mean,
-        "chance": graded[0].chance,
+        "chance": results.chance,
         "level": [m for m, e in entries.items() if m != leader and (e.level or e.best)],
     }
 

@@ -15,6 +15,7 @@ from isdh import artifacts
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError
 from isdh.images import thumbnail
+from isdh.report import emphasis, vocabulary
 from isdh.report.evidence import Evidence
 
 QUERIES = 6
@@ -86,13 +87,16 @@ class Query:
 def gallery(workspace: Workspace, evidence: Evidence) -> list[Query]:
     """Queries evenly spaced over the query rows, so that nobody chose them, and their answers.
 
-    The models are the first methods of params.yaml at the longest code length and lowest seed.
+    The models are the first methods in colour by the headline's metric, at the longest code
+    length and lowest seed.
 
     Raises:
         InputError: codes or a picture are missing or broken.
     """
     bits, seed = max(evidence.bits), min(evidence.seeds)
-    cells = [Cell(evidence.dataset, method, bits, seed) for method in evidence.methods[:METHODS]]
+    metric = vocabulary.headline(next(iter(evidence.scores.values())))
+    methods = emphasis.in_colour(evidence, metric)[:METHODS]
+    cells = [Cell(evidence.dataset, method, bits, seed) for method in methods]
     chosen = _evenly(evidence.queries, QUERIES)
     found = [_search(workspace, evidence, cell, chosen) for cell in cells]
     database = evidence.labels[evidence.database].astype(np.int64)

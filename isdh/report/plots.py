@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,26 +16,26 @@ from isdh.report.tables import Table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKERS = "os^DvPX*"
-_DASHES = ("-", "--", ":", "-.")
 _SHARES = (-0.02, 1.02)
 _WIDE_RANGE = 30  # a loss that falls by more is shown on a logarithmic scale
 
 
 def by_code_length(results: Table, bits: Sequence[int]) -> Panel:
-    """A metric against the code length: a line per method, error bars over seeds."""
+    """A metric against the code length: a line per method; over seeds, error bars if coloured."""
     several_seeds = any(row[0].deviation is not None for row in results.rows.values())
 
     def draw(axes: Axes) -> None:
         _chance(axes, results.chance)
-        for series, entries in enumerate(results.rows.values()):
-            rising = sorted(zip(bits, entries, strict=True), key=lambda pair: pair[0])
+        for method in sorted(results.rows, key=lambda method: method in results.looks):
+            rising = sorted(zip(bits, results.rows[method], strict=True), key=lambda pair: pair[0])
+            bars = several_seeds and method in results.looks
             axes.errorbar(
                 [length for length, _ in rising],
                 [entry.mean for _, entry in rising],
-                [entry.deviation or 0 for _, entry in rising] if several_seeds else None,
+                [entry.deviation or 0 for _, entry in rising] if bars else None,
                 capsize=3,
-                **_look(series),
+                gid=svg.named(method),
+                **svg.line(results.looks.get(method)),
             )
         axes.set_xticks(sorted(bits))
         axes.set_xlabel("bits")
@@ -50,24 +50,30 @@ def by_code_length(results: Table, bits: Sequence[int]) -> Panel:
     alt = f"{title} at {lengths} bits: {told}"
     if results.chance is not None:
         alt += f"; random ranking {results.chance:.3f}"
-    return svg.panel(draw, key=results.metric, title=title, alt=alt)
+    size = svg.SIZE if len(results.looks) == len(results.rows) else svg.TALL
+    return svg.panel(draw, key=results.metric, title=title, alt=alt, size=size)
 
 
-def by_radius(evidence: Evidence) -> list[Panel]:
-    """Precision and recall of the Hamming balls of all radii at the longest code length."""
+def by_radius(evidence: Evidence, looks: Mapping[str, int]) -> list[Panel]:
+    """Precision and recall of the Hamming balls of all radii at the longest code length.
+
+    Args:
+        evidence: what the stages left.
+        looks: the methods that are shown, and how.
+    """
     bits = max(evidence.bits)
-    precision = {m: _over_seeds(evidence, m, bits, "precision_by_radius") for m in evidence.methods}
-    recall = {m: _over_seeds(evidence, m, bits, "recall_by_radius") for m in evidence.methods}
+    precision = {m: _over_seeds(evidence, m, bits, "precision_by_radius") for m in looks}
+    recall = {m: _over_seeds(evidence, m, bits, "recall_by_radius") for m in looks}
 
     def draw_trade(axes: Axes) -> None:
         _chance(axes, evidence.chance.get("precision_within_r2"))
-        for series, method in enumerate(evidence.methods):
-            axes.plot(recall[method], precision[method], **_look(series, markevery=0.12))
+        for method, look in looks.items():
+            axes.plot(recall[method], precision[method], **svg.line(look, markevery=0.12))
         axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=_SHARES)
 
     def draw_curve(axes: Axes, curves: dict[str, NDArray[np.float64]], name: str) -> None:
-        for series, method in enumerate(evidence.methods):
-            axes.plot(np.arange(bits + 1), curves[method], **_look(series, markevery=0.12))
+        for method, look in looks.items():
+            axes.plot(np.arange(bits + 1), curves[method], **svg.line(look, markevery=0.12))
         axes.set(xlabel="Hamming radius", ylabel=name, ylim=_SHARES)
 
     return [
@@ -92,24 +98,26 @@ def by_radius(evidence: Evidence) -> list[Panel]:
     ]
 
 
-def losses(evidence: Evidence) -> list[Panel]:
+def losses(evidence: Evidence, looks: Mapping[str, int]) -> list[Panel]:
     """The loss by epoch at the longest code length: a panel per trained method."""
     bits = max(evidence.bits)
     panels = []
-    for series, method in enumerate(evidence.methods):
+    for method in evidence.methods:
         runs = [evidence.histories[cell]["epochs"] for cell in evidence.runs(method, bits)]
         if all(len(epochs) > 1 for epochs in runs):
-            panels.append(_loss(method, series, bits, runs))
+            panels.append(_loss(method, looks.get(method), bits, runs))
     return panels
 
 
-def _loss(method: str, series: int, bits: int, runs: Sequence[Sequence[dict[str, Any]]]) -> Panel:
+def _loss(
+    method: str, look: int | None, bits: int, runs: Sequence[Sequence[dict[str, Any]]]
+) -> Panel:
     curves = [[epoch["loss"] for epoch in epochs] for epochs in runs]
 
     def draw(axes: Axes) -> None:
-        look = _look(series) | {"marker": "", "linewidth": 1.4}
+        line = svg.line(look) | {"marker": "", "linewidth": 1.4}
         for epochs, curve in zip(runs, curves, strict=True):
-            axes.plot([epoch["epoch"] for epoch in epochs], curve, **look)
+            axes.plot([epoch["epoch"] for epoch in epochs], curve, **line)
         everything = [value for curve in curves for value in curve]
         if min(everything) > 0 and max(everything) > _WIDE_RANGE * min(everything):
             axes.set_yscale("log")
@@ -137,28 +145,18 @@ def soft_similarity(similarity: dict[str, list[float]]) -> Panel:
     return svg.panel(draw, key="similarity", title="Soft pairs by similarity", alt=alt)
 
 
-def _look(series: int, **more: Any) -> dict[str, Any]:
-    """Colour, marker and dashes of a series: no two alike among the first 32."""
-    return {
-        "color": svg.color(series),
-        "marker": _MARKERS[series % len(_MARKERS)],
-        "linestyle": _DASHES[series // svg.SERIES % len(_DASHES)],
-        **more,
-    }
+def legend(looks: Mapping[str, int], *, grey: bool) -> list[Panel]:
+    """A key to the looks, for the page to lay out: a swatch per method, and one of the grey."""
+    keys = [_swatch(method, method, look) for method, look in looks.items()]
+    return [*keys, _swatch("-grey", "other methods", None)] if grey else keys
 
 
-def legend(methods: Sequence[str]) -> list[Panel]:
-    """A key to the series, for the page to lay out: a swatch per method."""
+def _swatch(key: str, title: str, look: int | None) -> Panel:
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1, 2], [0, 0, 0], **svg.line(look, markevery=[1]))
+        axes.set_axis_off()
 
-    def swatch(series: int) -> Panel:
-        def draw(axes: Axes) -> None:
-            axes.plot([0, 1, 2], [0, 0, 0], **_look(series, markevery=[1]))
-            axes.set_axis_off()
-
-        method = methods[series]
-        return svg.panel(draw, key=f"key-{method}", title=method, alt="", size=(34, 14))
-
-    return [swatch(series) for series in range(len(methods))]
+    return svg.panel(draw, key=f"key-{key}", title=title, alt="", size=(34, 14))
 
 
 def _chance(axes: Axes, value: float | None) -> None:

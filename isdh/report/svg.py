@@ -15,12 +15,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE = (352, 240)  # points; a panel is shown at about as many pixels, so text keeps its size
+TALL = (352, 320)  # for many lines
 
 # Stand-ins: colours that no drawing uses otherwise, each replaced by one of the page's.
-INK, GRID, CHANCE = "#010203", "#010204", "#010205"
-_PAGE = {INK: "currentColor", GRID: "var(--grid)", CHANCE: "var(--muted)"}
-SERIES = 8
-_PAGE |= {f"#0102{16 + i:02x}": f"var(--series-{i})" for i in range(SERIES)}
+INK, GRID, CHANCE, OTHERS = "#010203", "#010204", "#010205", "#010206"
+_PAGE = {
+    INK: "currentColor",
+    GRID: "var(--grid)",
+    CHANCE: "var(--muted)",
+    OTHERS: "var(--others)",
+}
+COLOURS = 8
+_PAGE |= {f"#0102{16 + i:02x}": f"var(--series-{i})" for i in range(COLOURS)}
+_MARKERS = "os^DvPX*"
+_DASHES = ("-", "--", ":", "-.")
+LOOKS = COLOURS * len(_DASHES)
 
 _STYLE: Any = {  # matplotlib's type of it names each of its 300 keys
     "svg.fonttype": "none",
@@ -49,6 +58,7 @@ _STYLE: Any = {  # matplotlib's type of it names each of its 300 keys
 _METADATA: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 # Comments, metadata, and a style sheet that inline would be the whole page's.
 _FOREIGN = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
+_NAMED = re.compile(r' id="named:([^"]*)">')
 _REFERENCE = re.compile(r'(?:url\(#|href="#)([^)"]+)')
 
 
@@ -65,9 +75,27 @@ class Panel:
     markup: Markup
 
 
-def color(series: int) -> str:
-    """The stand-in for the page's colour of a series; they repeat."""
-    return f"#0102{16 + series % SERIES:02x}"
+def color(look: int) -> str:
+    """The stand-in for the page's colour of a look; they repeat."""
+    return f"#0102{16 + look % COLOURS:02x}"
+
+
+def line(look: int | None, **more: Any) -> dict[str, Any]:
+    """Colour, marker and dashes of a look, the first two never alike among LOOKS; None is grey."""
+    if look is None:
+        return {"color": OTHERS, "linewidth": 1}
+    turn = look // COLOURS
+    return {
+        "color": color(look),
+        "marker": _MARKERS[(look + 3 * turn) % len(_MARKERS)],
+        "linestyle": _DASHES[turn % len(_DASHES)],
+        **more,
+    }
+
+
+def named(name: str) -> str:
+    """An artist's gid -> what the page shows when a pointer rests on it."""
+    return f"named:{name}"
 
 
 def panel(
@@ -96,6 +124,7 @@ def panel(
 def _inline(document: str, key: str, alt: str) -> Markup:
     """An SVG document as an element of an HTML page."""
     svg = re.sub(_FOREIGN, "", document)
+    svg = re.sub(_NAMED, r' class="named"><title>\1</title>', svg)
     referenced = set(_REFERENCE.findall(svg))
     svg = re.sub(
         r' id="([^"]*)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in referenced else "", svg

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from isdh.report import emphasis
 from isdh.report.evidence import Evidence
 
 _DIGITS = 3  # values that are printed alike count as equal
@@ -37,21 +38,25 @@ class Table:
 
     Attributes:
         metric: its name.
-        rows: method -> an entry per code length.
+        rows: method -> an entry per code length, ordered as `emphasis.ranking` has it.
+        looks: method -> its look in the plot, of those in colour.
         chance: the metric's expectation under a random ranking.
     """
 
     metric: str
     rows: Mapping[str, tuple[Entry, ...]]
+    looks: Mapping[str, int]
     chance: float | None
 
 
 def table(evidence: Evidence, metric: str) -> Table:
-    """The results by one metric, in the order of params.yaml."""
+    """The results by one of the leading metrics."""
+    methods = emphasis.ranking(evidence, metric)
     columns = [_column(evidence, metric, bits) for bits in evidence.bits]
     return Table(
         metric,
-        {method: tuple(column[method] for column in columns) for method in evidence.methods},
+        {method: tuple(column[method] for column in columns) for method in methods},
+        emphasis.looks_by(evidence, metric),
         evidence.chance.get(metric),
     )
 

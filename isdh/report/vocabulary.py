@@ -109,6 +109,16 @@ def principal(metrics: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for name in chosen if name))
 
 
+def headline(metrics: Iterable[str]) -> str:
+    """The one of the leading metrics that the page opens with and its examples are chosen by.
+
+    >>> headline(["map_at_10", "ndcg_at_10", "ndcg_at_1000"])
+    'ndcg_at_10'
+    """
+    leading = principal(metrics)
+    return next((name for name in leading if name.startswith("ndcg")), leading[0])
+
+
 def _nearest(metrics: list[str], kind: str, cutoff: int | None) -> str | None:
     everything = f"{kind}_at_all"
     finite = [

@@ -1,0 +1,60 @@
+"""Scores -> the order of the methods, and which of them the page draws in colour and how."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from isdh.report import svg, vocabulary
+from isdh.report.evidence import Evidence
+
+OWN = "isdh"  # the method of the paper this project follows; always in colour
+FEW = svg.COLOURS  # as many methods have a colour and a marker each
+IN_COLOUR = 5  # methods of a drawing, where they are more than few
+
+
+def ranking(evidence: Evidence, metric: str) -> tuple[str, ...]:
+    """All methods: few in the order of params.yaml, more by a metric, the highest mean first.
+
+    The mean is over code lengths and seeds; methods with equal means stand by name.
+    """
+    if len(evidence.methods) <= FEW:
+        return evidence.methods
+    means = {
+        method: fmean(
+            evidence.scores[cell][metric]
+            for bits in evidence.bits
+            for cell in evidence.runs(method, bits)
+        )
+        for method in evidence.methods
+    }
+    return tuple(sorted(means, key=lambda method: (-means[method], method)))
+
+
+def in_colour(evidence: Evidence, metric: str) -> tuple[str, ...]:
+    """The methods a drawing by a metric tells apart: few all, of more isdh and then the best."""
+    methods = ranking(evidence, metric)
+    if len(methods) <= FEW:
+        return methods
+    return tuple(sorted(methods, key=lambda method: method != OWN)[:IN_COLOUR])
+
+
+def looks(evidence: Evidence) -> dict[str, int]:
+    """Method -> its look on the whole page; none for methods that no drawing has in colour.
+
+    No two are equal, and in one drawing no two have one colour as long as colours suffice.
+    """
+    metrics = vocabulary.principal(next(iter(evidence.scores.values())))
+    drawings = [in_colour(evidence, metric) for metric in metrics]
+    found: dict[str, int] = {}
+    for method in dict.fromkeys(method for drawing in drawings for method in drawing):
+        beside = {other for drawing in drawings if method in drawing for other in drawing}
+        colours = {look % svg.COLOURS for other, look in found.items() if other in beside}
+        free = set(range(svg.LOOKS)) - set(found.values())
+        found[method] = min(free, key=lambda look: (look % svg.COLOURS in colours, look))
+    return found
+
+
+def looks_by(evidence: Evidence, metric: str) -> dict[str, int]:
+    """Method -> look, of the methods that a drawing by one of the leading metrics has in colour."""
+    page = looks(evidence)
+    return {method: page[method] for method in in_colour(evidence, metric)}
