@@ -151,8 +151,13 @@ def test_what_is_not_in_dvc_lock_when_all_is_killed_comes_from_the_run_cache(fre
 
 def test_whoever_is_killed_no_fork_goes_on_and_the_next_order_resumes(fresh):
     """kill -9 of stage, cell and server in the middle of one training, which ends all the same."""
-    digits = {**SMALL["dataset"]["digits"], "training": {"epochs": 400, "batch_size": 20}}
+    digits = {**SMALL["dataset"]["digits"], "training": {"epochs": 200, "batch_size": 20}}
     write_params(fresh, methods=["isdh", "dhn"], dataset={"digits": digits})
+    training = fresh / "isdh" / "training.py"
+    text = training.read_text()
+    assert "\nCHECKPOINT_SECONDS = 5.0\n" in text
+    often = text.replace("CHECKPOINT_SECONDS = 5.0", "CHECKPOINT_SECONDS = 0.1")
+    training.write_text(often)  # three checkpoints are written long before the last epoch
     killed = []
     with forkserver(fresh) as server:
         for victim in ("stage", "cell", "server"):
