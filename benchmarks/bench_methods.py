@@ -1,12 +1,15 @@
 """The table of methods on MIRFLICKR-25K: made, timed, tested, and written into docs/results.md.
 
     python benchmarks/bench_methods.py --raw FOLDER --weights FILE --folder WORKSPACE
-        [--dataset D] [--lists NAME] [--choose]
+        [--dataset D] [--lists NAME [--redraw SEED]] [--methods M,N] [--choose]
 
 A workspace with the project's code is made in the folder (or gone on with, where it was stopped),
 all methods, four code lengths and three seeds are run by `python -m flows`, and the tables of
 docs/results.md between the marks of the dataset are replaced. With --choose hyper-parameters
-are chosen instead, and the log is copied here; with --write-only nothing is run.
+are chosen instead, and the log is copied here; with --write-only nothing is run. With --redraw the
+split is another one: training images and queries are drawn among those that the lists do not train
+on, so that no label of a query has had a part in choosing; only how `rish` stands against the best
+of the others is then written.
 """
 
 from __future__ import annotations
@@ -31,16 +34,19 @@ from numpy.typing import NDArray
 from isdh import methods
 from isdh.artifacts import Cell, Workspace, current_scores
 from isdh.report.vocabulary import title
-from isdh.significance import Standing, standings
+from isdh.significance import Standing, intervals, standings
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("map_at_5000", "map_at_all", "wap_at_5000", "acg_at_100", "ndcg_at_100")
 REFERENCE = "isdh"
+OURS = "rish"
 BITS, SEEDS = (12, 24, 36, 48), (0, 1, 2)
 
 
-def prepare(folder: Path, dataset: str, raw: Path, weights: Path, lists: str | None) -> None:
-    """Copy the project's files as git has them, and set params.yaml: everything, three seeds."""
+def prepare(
+    folder: Path, dataset: str, names: list[str], raw: Path, weights: Path, lists: str | None
+) -> None:
+    """Copy the project's files as git has them, and set params.yaml: the methods, three seeds."""
     listing = ["git", "ls-files", "-co", "--exclude-standard"]
     files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in files.stdout.splitlines():
@@ -54,8 +60,8 @@ def prepare(folder: Path, dataset: str, raw: Path, weights: Path, lists: str | N
         subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["datasets"] = {dataset: str(raw.resolve())}
-    content["methods"] = list(methods.METHODS)
-    content["method"] = {name: content["method"].get(name, {}) for name in methods.METHODS}
+    content["methods"] = names
+    content["method"] = {name: content["method"].get(name, {}) for name in names}
     content["bits"], content["seeds"] = list(BITS), list(SEEDS)
     if lists:
         content["dataset"][dataset]["source"] = {"reader": "mirflickr", "lists": lists}
@@ -65,11 +71,28 @@ def prepare(folder: Path, dataset: str, raw: Path, weights: Path, lists: str | N
         link.symlink_to(weights.resolve())
 
 
-def table(workspace: Workspace, dataset: str, metric: str) -> dict[str, dict[int, Standing]]:
+def redraw(raw: Path, lists: str, seed: int) -> str:
+    """Write the lists of another split of the same sizes below the raw root; the folder's name."""
+    parts = ("train", "query", "database")
+    old = {part: (raw / lists / f"{part}.txt").read_text().split() for part in parts}
+    others = np.random.default_rng(seed).permutation(sorted(old["query"] + old["database"]))
+    train, query, database = np.split(others, np.cumsum([len(old["train"]), len(old["query"])]))
+    searched = [*database, *old["train"]]
+    new: dict[str, list[str]] = {"train": [*train], "query": [*query], "database": searched}
+    name = f"{lists}-{seed}"
+    (raw / name).mkdir(exist_ok=True)
+    for part, names in new.items():
+        (raw / name / f"{part}.txt").write_text("\n".join(names) + "\n")
+    return name
+
+
+def table(
+    workspace: Workspace, dataset: str, names: list[str], metric: str
+) -> dict[str, dict[int, Standing]]:
     """Method -> code length -> entry, of the cells that are there."""
     answer: dict[str, dict[int, Standing]] = {}
     for bits in BITS:
-        cells = {name: list(scored(workspace, dataset, name, bits)) for name in methods.METHODS}
+        cells = {name: list(scored(workspace, dataset, name, bits)) for name in names}
         missing = [name for name, found in cells.items() if len(found) < len(SEEDS)]
         if missing:
             sys.exit(
@@ -92,15 +115,41 @@ def column(
     workspace: Workspace, cells: Mapping[str, list[Cell]], metric: str
 ) -> dict[str, Standing]:
     """One code length: every method against the best and against the reference."""
-    values: dict[str, NDArray[np.float64]] = {}
-    for name, found in cells.items():
-        per_seed = []
-        for cell in found:
-            with np.load(workspace.scores(cell).with_suffix(".npz")) as arrays:
-                per_seed.append(arrays[metric])
-        values[name] = np.array(per_seed)  # (seeds, queries)
+    values = {name: per_query(workspace, found, metric) for name, found in cells.items()}
     scores = {name: of_seeds.mean(axis=1).tolist() for name, of_seeds in values.items()}
     return standings(scores, values, reference=REFERENCE)
+
+
+def per_query(workspace: Workspace, cells: list[Cell], metric: str) -> NDArray[np.float64]:
+    """The scores of each query, (seeds, queries)."""
+    per_seed = []
+    for cell in cells:
+        with np.load(workspace.scores(cell).with_suffix(".npz")) as arrays:
+            per_seed.append(arrays[metric])
+    return np.array(per_seed)
+
+
+def lead(workspace: Workspace, dataset: str, names: list[str], metric: str, bits: int) -> str:
+    """Our method beside the best of the others: means, and the interval of the difference."""
+    rows = {
+        name: per_query(workspace, list(scored(workspace, dataset, name, bits)), metric).mean(0)
+        for name in names
+    }
+    ours = rows.pop(OURS)
+    best = max(rows, key=lambda name: float(rows[name].mean()))
+    low, high = intervals(ours - rows[best])[0]
+    mark = "▴" if low > 0 else "▾" if high < 0 else "="
+    difference = ours.mean() - rows[best].mean()
+    return f"{ours.mean():.3f}, `{best}` {rows[best].mean():.3f}: {difference:+.3f} {mark}"
+
+
+def leads(workspace: Workspace, dataset: str, names: list[str]) -> str:
+    """Our method against the best of the others, all metrics and code lengths."""
+    lines = [f"| metric | {' | '.join(map(str, BITS))} |", "|---" * (1 + len(BITS)) + "|"]
+    for metric in METRICS:
+        entries = (lead(workspace, dataset, names, metric, bits) for bits in BITS)
+        lines.append(f"| {title(metric)} | {' | '.join(entries)} |")
+    return "\n".join(lines)
 
 
 def marked(entry: Standing) -> str:
@@ -111,9 +160,9 @@ def marked(entry: Standing) -> str:
     return f"{shown} {' ▴▾'[entry.against or 0]}".rstrip()
 
 
-def markdown(workspace: Workspace, dataset: str) -> str:
+def markdown(workspace: Workspace, dataset: str, names: list[str]) -> str:
     """All tables of a dataset, methods by their mean NDCG over code lengths."""
-    tables = {metric: table(workspace, dataset, metric) for metric in METRICS}
+    tables = {metric: table(workspace, dataset, names, metric) for metric in METRICS}
     by_ndcg = tables["ndcg_at_100"]
     order = sorted(by_ndcg, key=lambda name: -np.mean([e.mean for e in by_ndcg[name].values()]))
     parts = []
@@ -127,9 +176,9 @@ def markdown(workspace: Workspace, dataset: str) -> str:
     return "\n\n".join(parts)
 
 
-def write(path: Path, dataset: str, text: str) -> None:
-    """Replace what stands between the dataset's marks."""
-    begin, end = f"<!-- tables of {dataset} -->", f"<!-- end of tables of {dataset} -->"
+def write(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the marks of that name."""
+    begin, end = f"<!-- tables of {name} -->", f"<!-- end of tables of {name} -->"
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)
     path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
@@ -159,12 +208,19 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="the workspace")
     parser.add_argument("--dataset", default="mirflickr", help="a section of params.yaml")
     parser.add_argument("--lists", help="a folder of split lists below the raw one")
+    parser.add_argument("--redraw", type=int, metavar="SEED", help="another split, of that seed")
+    parser.add_argument("--methods", help="some, separated by commas; default: all")
     parser.add_argument("--choose", action="store_true", help="choose hyper-parameters, no more")
     parser.add_argument("--write-only", action="store_true", help="the tables of what is there")
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
+    name = options.dataset
+    names = options.methods.split(",") if options.methods else list(methods.METHODS)
+    if options.redraw is not None:
+        options.lists = redraw(options.raw, options.lists, options.redraw)
+        name = f"{name}-{options.lists}"
     if not options.write_only:
-        prepare(folder, options.dataset, options.raw, options.weights, options.lists)
+        prepare(folder, options.dataset, names, options.raw, options.weights, options.lists)
         start = time.time()
         seconds = run(folder, options.dataset, choose=options.choose)
         if options.choose:
@@ -182,16 +238,18 @@ def main() -> None:
             ).strip(),
             "torch": version("torch"),
             "split": options.lists or "drawn",
-            "methods": len(methods.METHODS),
+            "methods": len(names),
             "cells_made": sum(
                 path.stat().st_mtime >= start for path in (folder / "metrics").rglob("*.json")
             ),
             "wall_s": seconds,
         }
-        path = ROOT / "benchmarks" / "results" / f"{date}-methods-{options.dataset}.json"
+        path = ROOT / "benchmarks" / "results" / f"{date}-methods-{name}.json"
         path.write_text(json.dumps(result, indent=2) + "\n")
-    text = markdown(Workspace(folder), options.dataset)
-    write(ROOT / "docs" / "results.md", options.dataset, text)
+    results, workspace = ROOT / "docs" / "results.md", Workspace(folder)
+    write(results, f"leads of {name}", leads(workspace, options.dataset, names))
+    if options.redraw is None:
+        write(results, name, markdown(workspace, options.dataset, names))
 
 
 if __name__ == "__main__":
