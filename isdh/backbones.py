@@ -54,6 +54,42 @@ def pretrained(name: str, weights: Path) -> nn.Module:
     return network.eval()
 
 
+def fetch(name: str, path: Path) -> None:
+    """Download torchvision's own weights of a network, the newest, and check their hash.
+
+    Args:
+        name: as in `untrained`.
+        path: where the file is put, whole or not at all.
+
+    Raises:
+        InputError: an unknown name, or a download that failed.
+    """
+    url = _official(name).url
+    _, _, prefix = url.removesuffix(".pth").rpartition("-")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{_absent(name, path)}; the download failed: {error}") from None
+
+
+def _official(name: str) -> Any:
+    """The newest weights that torchvision publishes of a network."""
+    known = _models().list_models(module=_models())
+    if name not in known:
+        raise unknown("backbone", name, known)
+    return _models().get_model_weights(name).DEFAULT
+
+
+def _absent(name: str, path: Path) -> str:
+    official = _official(name)
+    licence = official.meta.get("license", "the BSD-3-Clause licence of torchvision")
+    return (
+        f"{path}: no such file; download torchvision's official weights of {name} "
+        f"from {official.url} ({licence}) to that path"
+    )
+
+
 def without_classifier(network: nn.Module) -> tuple[nn.Module, int]:
     """Replace the layer that yields the classes by nothing.
 
@@ -72,12 +108,7 @@ def without_classifier(network: nn.Module) -> tuple[nn.Module, int]:
 
 def _state_dict(name: str, weights: Path, network: nn.Module) -> dict[str, Tensor]:
     if not weights.is_file():
-        official = _models().get_model_weights(name).DEFAULT
-        licence = official.meta.get("license", "the BSD-3-Clause licence of torchvision")
-        raise InputError(
-            f"{weights}: no such file; download torchvision's official weights of {name} "
-            f"from {official.url} ({licence}) to that path"
-        )
+        raise InputError(_absent(name, weights))
     try:
         state: Any = torch.load(weights, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

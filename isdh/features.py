@@ -14,7 +14,9 @@ from torch.fx.experimental.optimization import fuse
 from isdh import backbones
 from isdh.device import autocast
 from isdh.errors import InputError
-from isdh.store import Pictures, Progress, map_batches, write_rows
+from isdh.rows import NOTHING_KEPT, Rows
+from isdh.runtime import CompiledNetwork
+from isdh.store import Pictures, Progress, write_rows
 
 # 16: the fewest images for which torch hands 1x1 convolutions of one thread to oneDNN.
 BATCH_SIZE = {"cpu": 16, "cuda": 256}
@@ -24,13 +26,15 @@ class FeatureBackbone:
     """A classification network of torchvision without its last layer, in eval mode.
 
     Features are what the last layer would read: for mobilenet_v2 the pooled 1280 channels.
-    On a CPU float32 throughout; on CUDA under bfloat16 autocast.
+    On a CPU float32 throughout, by torch or, once compiled, by ONNX Runtime, whose features differ
+    by rounding; on CUDA under bfloat16 autocast.
     """
 
     def __init__(self, name: str, network: nn.Module, device: torch.device) -> None:
         self.name = name
         self.device = device
         self.network = network.to(device).to(memory_format=torch.channels_last)
+        self._compiled: CompiledNetwork | None = None
 
     @classmethod
     def load(cls, name: str, weights: Path, device: str = "cpu") -> FeatureBackbone:
@@ -53,6 +57,17 @@ class FeatureBackbone:
         """Images a batch when a dataset is encoded."""
         return BATCH_SIZE[self.device.type]
 
+    def compile(self, size: int) -> None:
+        """Prepare for many images: seconds now, at least twice the speed then. On CUDA: nothing.
+
+        Args:
+            size: pixels a side of all images from now on.
+        """
+        if self.device.type == "cpu":
+            network = nn.Sequential(Normalise(), self.network, nn.Flatten(1)).eval()
+            example = np.zeros((1, size, size, 3), dtype=np.uint8)
+            self._compiled = CompiledNetwork(network, example)
+
     def features(self, images: np.ndarray) -> np.ndarray:
         """Features of a batch.
 
@@ -65,12 +80,22 @@ class FeatureBackbone:
         Returns:
             float16 (N, F).
         """
+        if self._compiled is not None:
+            return self._compiled(images).astype(np.float16)
         # torch wants an array that it could write to, and no negative strides.
         pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
         with torch.inference_mode(), autocast(self.device):
             outputs = self.network(normalise(pixels))
         features: np.ndarray = outputs.flatten(1).to(torch.float16).cpu().numpy()
         return features
+
+
+class Normalise(nn.Module):
+    """`normalise` as a layer."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Scale pixels."""
+        return normalise(pixels)
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -97,9 +122,10 @@ def extract(
     path: Path,
     *,
     mirrored: bool = False,
+    rows: Rows = NOTHING_KEPT,
     threads: int | None = None,
     on_progress: Progress | None = None,
-) -> None:
+) -> int:
     """Write the features of every file, float16 (N, F).
 
     The result is the same whatever the number of threads.
@@ -109,12 +135,16 @@ def extract(
         pictures: the files; 3 channels.
         path: the .npy file to write.
         mirrored: mirror each image left to right before it is encoded.
+        rows: where features are kept, by a recipe of this backbone, size and mirroring.
         threads: default: one a core.
         on_progress: called with rows done and rows in all.
 
+    Returns:
+        Of how many files the features were computed.
+
     Raises:
         InputError: unreadable files (the first five are named), a size that the backbone
-            cannot read, or features that float16 cannot hold.
+            cannot read, features that float16 cannot hold, or no space on the disk.
     """
     width = _width(backbone, pictures.size)
 
@@ -130,14 +160,17 @@ def extract(
         return features
 
     with _single_thread():
-        batches = map_batches(
+        return write_rows(
+            path,
             pictures,
             compute,
+            row=(width,),
+            dtype=np.float16,
             batch_size=backbone.batch_size,
+            rows=rows,
             threads=threads,
             on_progress=on_progress,
         )
-        write_rows(path, batches, shape=(len(pictures), width), dtype=np.float16)
 
 
 def _width(backbone: FeatureBackbone, size: int) -> int:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import io
 import os
+import shutil
 import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +19,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+from isdh.backbones import fetch, without_classifier
 from isdh.errors import InputError
 from isdh.features import FeatureBackbone, extract, normalise
 from isdh.store import Pictures
@@ -251,3 +258,99 @@ def test_real_weights_on_real_photos_give_torchvisions_features():
     expected = plain_features("mobilenet_v2", weights, np.stack(images)).numpy()
     assert features.shape == (16, 1280)
     np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def compiled(weights: Path) -> FeatureBackbone:
+    backbone = FeatureBackbone.load("squeezenet1_1", weights)
+    backbone.compile(SIZE)
+    return backbone
+
+
+def test_compiled_features_are_those_of_torch_but_for_rounding(compiled, weights, pictures):
+    images = pictures.pixels(range(ROWS))
+    expected = plain_features("squeezenet1_1", weights, images).numpy()
+    np.testing.assert_allclose(compiled.features(images), expected, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "vit_b_32"]
+)
+def test_networks_of_each_kind_can_be_compiled(name):
+    size = 224 if name == "vit_b_32" else SIZE
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torchvision.models.get_model(name, weights=None).train()
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None
+        with torch.no_grad():
+            network(torch.rand(8, 3, size, size))  # statistics, so that no value dies out
+    body, _ = without_classifier(network.eval())
+    backbone = FeatureBackbone(name, body.requires_grad_(False), torch.device("cpu"))
+    images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    expected = backbone.features(images).astype(np.float32)
+    backbone.compile(size)
+    assert np.ptp(expected) > 0
+    np.testing.assert_allclose(
+        backbone.features(images), expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max()
+    )
+
+
+def test_a_compiled_row_has_the_same_bits_whatever_stands_beside_it(compiled, pictures):
+    images = pictures.pixels(range(ROWS))
+    together = compiled.features(images)
+    assert all((compiled.features(images[[i]])[0] == together[i]).all() for i in range(ROWS))
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """A loopback server of the files below tmp_path / "served"."""
+    (tmp_path / "served").mkdir()
+    handler = partial(Files, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def published(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Let torchvision's newest weights of any network be at this address."""
+    weights = SimpleNamespace(url=url, meta={})
+    monkeypatch.setattr(
+        torchvision.models, "get_model_weights", lambda _: SimpleNamespace(DEFAULT=weights)
+    )
+
+
+def test_weights_are_fetched_whole_and_checked(monkeypatch, weights, address, tmp_path):
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    for prefix in (digest[:8], "0" * 8):
+        shutil.copy(weights, tmp_path / "served" / f"squeezenet1_1-{prefix}.pth")
+    path = tmp_path / "weights" / "squeezenet1_1.pth"
+    published(monkeypatch, f"{address}/squeezenet1_1-{'0' * 8}.pth")
+    with pytest.raises(InputError, match=r"squeezenet1_1.pth: no such file.*invalid hash value"):
+        fetch("squeezenet1_1", path)
+    assert list(path.parent.iterdir()) == []
+    published(monkeypatch, f"{address}/squeezenet1_1-{digest[:8]}.pth")
+    fetch("squeezenet1_1", path)
+    assert path.read_bytes() == weights.read_bytes()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_weights_that_cannot_be_fetched_say_where_they_are(monkeypatch, address, tmp_path):
+    published(monkeypatch, f"{address}/squeezenet1_1-00000000.pth")
+    with pytest.raises(InputError, match=rf"download torchvision's.* from {address}.*404"):
+        fetch("squeezenet1_1", tmp_path / "squeezenet1_1.pth")
+
+
+def test_weights_of_an_unknown_network_are_not_looked_for(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'squeezenet1_1'"):
+        fetch("squezenet1_1", tmp_path / "x.pth")
