@@ -19,6 +19,7 @@ from isdh.artifacts import Workspace
 from isdh.datasets import READERS
 from isdh.errors import InputError
 from isdh.params import Params
+from isdh.settings import Images
 
 WORKSPACE = Workspace()
 SECONDS_TO_END = 15.0  # after Ctrl-C, and again after a signal
@@ -63,8 +64,8 @@ def require_pictures(settings: Params) -> None:
                 f"datasets.{name}={root}: no such folder; put the pictures there or link it "
                 f"(`ln -s /where/they/lie {root}`); {fetch}"
             )
-        weights = section.inputs.weights
-        if weights and not Path(weights).is_file():
+        weights = section.inputs.weights  # of a frozen backbone: `preprocess` fetches them
+        if isinstance(section.inputs, Images) and weights and not Path(weights).is_file():
             raise InputError(
                 f"dataset.{name}.inputs.weights={weights}: no such file; see weights/README.md"
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,6 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+data = typer.Typer(name="data", help="Look at raw pictures and labels.", no_args_is_help=True)
+app.add_typer(data)
 
 
 def main() -> None:
@@ -198,3 +202,48 @@ def doctor() -> None:
     Console().print(table)
     if any(finding.state == "amiss" for finding in findings):
         raise typer.Exit(1)
+
+
+@data.command()
+def check(
+    dataset: Annotated[
+        str | None, typer.Argument(help="One of params.yaml; by default all.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Look at raw data before any stage runs.
+
+    Rows and labels by split, files that are missing or do not decode, pictures that stand in two
+    splits, shares of pairs, and what a random ranking would score. Everything is looked at in one
+    run; the exit code is 2 if a stage would refuse the data.
+    """
+    from isdh import console
+    from isdh.inspection import inspect
+
+    _, params = _here()
+    if dataset is not None and dataset not in params.datasets:
+        raise unknown("dataset", dataset, params.datasets)
+    found = []
+    for name in [dataset] if dataset else params.datasets:
+        with _bar(name) as progress:
+            found.append(inspect(params, name, on_progress=progress))
+        if not as_json:
+            console.show(found[-1])
+    if as_json:
+        typer.echo(json.dumps([inspection.as_dict() for inspection in found], indent=2))
+    if not all(inspection.passes for inspection in found):
+        raise typer.Exit(2)
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal: what it yields is called with files done and in all."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit=" images", leave=False, dynamic_ncols=True, disable=None) as bar:
+
+        def reach(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield reach

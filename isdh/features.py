@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,9 @@ class FeatureBackbone:
         self.name = name
         self.device = device
         self.network = network.to(device).to(memory_format=torch.channels_last)
+        self._size: int | None = None  # of images that are compiled for
         self._compiled: CompiledNetwork | None = None
+        self._compiling = threading.Lock()
 
     @classmethod
     def load(cls, name: str, weights: Path, device: str = "cpu") -> FeatureBackbone:
@@ -58,15 +61,15 @@ class FeatureBackbone:
         return BATCH_SIZE[self.device.type]
 
     def compile(self, size: int) -> None:
-        """Prepare for many images: seconds now, at least twice the speed then. On CUDA: nothing.
+        """Let many images of one size come: seconds at the first, twice the speed then.
+
+        On CUDA torch goes on as it is.
 
         Args:
-            size: pixels a side of all images from now on.
+            size: pixels a side; images of other sizes are for torch as before.
         """
-        if self.device.type == "cpu":
-            network = nn.Sequential(Normalise(), self.network, nn.Flatten(1)).eval()
-            example = np.zeros((1, size, size, 3), dtype=np.uint8)
-            self._compiled = CompiledNetwork(network, example)
+        self._size = size if self.device.type == "cpu" else None
+        self._compiled = None
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Features of a batch.
@@ -80,8 +83,37 @@ class FeatureBackbone:
         Returns:
             float16 (N, F).
         """
-        if self._compiled is not None:
+        if images.shape[1] == self._size:
+            return self._by_runtime(images)
+        return self._by_torch(images)
+
+    def width(self, size: int) -> int:
+        """Number of features.
+
+        Args:
+            size: pixels a side.
+
+        Raises:
+            InputError: the network cannot read images of that size.
+        """
+        try:
+            features = self._by_torch(np.zeros((1, size, size, 3), dtype=np.uint8))
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                f"size={size}: {self.name} cannot read it ({error}); try 224"
+            ) from error
+        return int(features.shape[1])
+
+    def _by_runtime(self, images: np.ndarray) -> np.ndarray:
+        with self._compiling:
+            if self._compiled is None:
+                network = nn.Sequential(Normalise(), self.network, nn.Flatten(1)).eval()
+                example = np.zeros((1, *images.shape[1:]), dtype=np.uint8)
+                self._compiled = CompiledNetwork(network, example)
+        with np.errstate(over="ignore"):  # as torch: what is too large becomes infinite
             return self._compiled(images).astype(np.float16)
+
+    def _by_torch(self, images: np.ndarray) -> np.ndarray:
         # torch wants an array that it could write to, and no negative strides.
         pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
         with torch.inference_mode(), autocast(self.device):
@@ -146,7 +178,8 @@ def extract(
         InputError: unreadable files (the first five are named), a size that the backbone
             cannot read, features that float16 cannot hold, or no space on the disk.
     """
-    width = _width(backbone, pictures.size)
+    width = backbone.width(pictures.size)
+    backbone.compile(pictures.size)
 
     def compute(pixels: np.ndarray) -> np.ndarray:
         count = len(pixels)
@@ -171,16 +204,6 @@ def extract(
             threads=threads,
             on_progress=on_progress,
         )
-
-
-def _width(backbone: FeatureBackbone, size: int) -> int:
-    try:
-        features = backbone.features(np.zeros((1, size, size, 3), dtype=np.uint8))
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"size={size}: {backbone.name} cannot read it ({error}); try 224"
-        ) from error
-    return int(features.shape[1])
 
 
 @contextmanager

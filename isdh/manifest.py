@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -67,16 +67,46 @@ def check(frame: pd.DataFrame, root: Path, *, reader: str) -> pd.DataFrame:
     Raises:
         InputError: a broken rule; the first five offenders are named.
     """
-    _check_columns(frame, TEXT)
-    labels = labels_of(frame)
-    labelled = frame[labels].to_numpy(dtype=bool).any(axis=1)
-    kept = frame.iloc[np.flatnonzero(labelled)].reset_index(drop=True)
-    if kept.empty:
-        raise InputError(f"{root}: no row of {len(frame)} has a label; check the label files")
-    _check_rows(kept)
+    kept = labelled(frame, root)
+    for text in broken_rules(kept):
+        raise InputError(text)
     kept["sha256"] = _digests(root, kept["path"].tolist())
-    kept = kept.loc[:, [*FIXED, *labels]]
-    kept.attrs = {**frame.attrs, "unlabelled": int((~labelled).sum()), "reader": reader}
+    attrs = {**kept.attrs, "reader": reader}
+    kept = kept.loc[:, [*FIXED, *labels_of(kept)]]
+    kept.attrs = attrs
+    return kept
+
+
+def labelled(frame: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """The rows that have a label; `attrs["unlabelled"]` counts the others.
+
+    Raises:
+        InputError: a column is missing or of another kind, or no row has a label.
+    """
+    _check_columns(frame, TEXT)
+    has_label = label_matrix(frame).any(axis=1)
+    if not has_label.any():
+        raise InputError(f"{root}: no row of {len(frame)} has a label; check the label files")
+    kept = frame.iloc[np.flatnonzero(has_label)].reset_index(drop=True)
+    kept.attrs = {**frame.attrs, "unlabelled": int((~has_label).sum())}
+    return kept
+
+
+def without(frame: pd.DataFrame, damage: Mapping[int, str]) -> pd.DataFrame:
+    """A checked manifest without some rows; `attrs["damaged"]` has the reason of each path.
+
+    Args:
+        frame: a checked manifest.
+        damage: row -> reason.
+
+    Raises:
+        InputError: what is left breaks a rule.
+    """
+    kept = frame.drop(index=list(damage)).reset_index(drop=True)
+    for text in broken_rules(kept):
+        raise InputError(f"without {len(damage)} damaged files: {text}")
+    paths = frame["path"].tolist()
+    kept.attrs = {**frame.attrs, "damaged": {paths[row]: damage[row] for row in damage}}
     return kept
 
 
@@ -154,30 +184,27 @@ def _check_columns(frame: pd.DataFrame, text: Sequence[str]) -> None:
         raise InputError(f"columns {first_five(odd)} are not bool; labels are true or false")
 
 
-def _check_rows(frame: pd.DataFrame) -> None:
-    """Refuse what makes a set of labelled rows no experiment."""
+def broken_rules(frame: pd.DataFrame) -> Iterator[str]:
+    """What makes a set of labelled rows no experiment, a text for each broken rule."""
     split = frame["split"]
     if odd := sorted(set(split) - set(SPLITS)):
-        raise InputError(f"splits {first_five(odd)}; known: {', '.join(SPLITS)}")
-    images = frame["image"].tolist()
-    if repeated := repeats(images):
+        yield f"splits {first_five(odd)}; known: {', '.join(SPLITS)}"
+    if repeated := repeats(frame["image"].tolist()):
         pairs = frame.groupby("image")["split"].nunique()
         if two := [image for image in repeated if pairs[image] > 1]:
-            raise InputError(f"images in two splits: {first_five(two)}; keep each in one")
-        raise InputError(f"image ids that stand twice: {first_five(repeated)}; remove one of each")
+            yield f"images in two splits: {first_five(two)}; keep each in one"
+        if again := [image for image in repeated if pairs[image] == 1]:
+            yield f"image ids that stand twice: {first_five(again)}; remove one of each"
     if repeated := repeats(frame["path"].tolist()):
-        raise InputError(f"paths under two ids: {first_five(repeated)}; keep one row a file")
+        yield f"paths under two ids: {first_five(repeated)}; keep one row a file"
     if odd := frame.loc[frame["also_database"] & (split != "train"), "image"].tolist():
-        raise InputError(
-            f"also_database is for training rows, not {first_five(odd)}; set it to false there"
-        )
-    labels = labels_of(frame)
-    if unused := [name for name in labels if not frame[name].any()]:
-        raise InputError(f"labels that no image has: {first_five(unused)}; remove their columns")
-    if empty := [name for name in SPLITS if not (split == name).any()]:
-        raise InputError(
-            f"splits without a labelled row: {first_five(empty)}; put images into each"
-        )
+        yield f"also_database is for training rows, not {first_five(odd)}; set it to false there"
+    if unused := [name for name in labels_of(frame) if not frame[name].any()]:
+        yield f"labels that no image has: {first_five(unused)}; remove their columns"
+    rows = {name: int((split == name).sum()) for name in SPLITS}
+    rows["database"] = len(database_rows(frame))  # training rows will do, where they are searched
+    if empty := [name for name in SPLITS if not rows[name]]:
+        yield f"splits without a labelled row: {first_five(empty)}; put images into each"
 
 
 def _digests(root: Path, paths: Sequence[str]) -> list[str]:
@@ -186,14 +213,14 @@ def _digests(root: Path, paths: Sequence[str]) -> list[str]:
     Raises:
         InputError: a path that leaves the root, or files that are missing.
     """
-    if odd := [path for path in paths if not _plain(path)]:
+    if odd := [path for path in paths if not plain(path)]:
         raise InputError(
             f"paths that are not plain: {first_five(odd)}; a path is relative to {root}, with "
             "forward slashes and without '.' or '..'"
         )
     chunks = [paths[start : start + 256] for start in range(0, len(paths), 256)]
     with ThreadPoolExecutor() as pool:
-        found = [d for part in pool.map(partial(_digest_each, root), chunks) for d in part]
+        found = [d for part in pool.map(partial(digest_each, root), chunks) for d in part]
     by_path = list(zip(paths, found, strict=True))
     if out := [path for path, digest in by_path if digest == OUTSIDE]:
         raise InputError(
@@ -206,18 +233,25 @@ def _digests(root: Path, paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _plain(path: str) -> bool:
+def plain(path: str) -> bool:
+    """Whether a path is relative, with forward slashes and without "." or ".."."""
     pure = PurePosixPath(path)
     relative = not pure.is_absolute() and str(pure) == path and ".." not in pure.parts
     return relative and path != "." and "\0" not in path
 
 
-def _digest_each(root: Path, paths: Sequence[str]) -> list[str]:
+def digest_each(root: Path, paths: Sequence[str]) -> list[str]:
     """Hex sha256 of each file, or OUTSIDE or MISSING in its place."""
     real_root = os.path.realpath(root)
+    real_folders: dict[str, str] = {}  # resolving a path costs more than reading a small file
     digests = []
     for path in paths:
-        real = os.path.realpath(os.path.join(real_root, path))
+        folder, _, name = path.rpartition("/")
+        if folder not in real_folders:
+            real_folders[folder] = os.path.realpath(os.path.join(real_root, folder))
+        real = os.path.join(real_folders[folder], name)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
         if os.path.commonpath([real_root, real]) != real_root:
             digests.append(OUTSIDE)
             continue

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from isdh.errors import InputError
@@ -24,6 +24,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Source(Section):
+    """What params.yaml may say of every dataset's raw files; a reader adds its own."""
+
+    damaged: Share = 0.0  # of the files, how many may not decode: they are left out and named
+
+
 class Images(Section):
     """Inputs that a convolutional network reads: uint8 (N, size, size, channels)."""
 
@@ -39,8 +45,16 @@ class Features(Section):
     kind: Literal["features"]
     size: int = Field(224, ge=32, le=1024)  # pixels a side, as the backbone sees them
     backbone: str = "mobilenet_v2"  # a torchvision classification model
-    weights: str = "weights/mobilenet_v2.pth"  # a state_dict in the folder weights/
+    weights: str  # a state_dict in the folder weights/; default: weights/<backbone>.pth
     mirrored: bool = True  # features of the mirrored training images too, for augmentation
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_of_the_backbone(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "weights" in values:
+            return values
+        backbone = values.get("backbone", cls.model_fields["backbone"].default)
+        return {**values, "weights": f"weights/{backbone}.pth"}
 
 
 Inputs = Annotated[Images | Features, Field(discriminator="kind")]

@@ -6,19 +6,24 @@ import hashlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from isdh.artifacts import replacing
+from isdh.arrays import Write, new_array, row_bytes
 from isdh.errors import NAMED, InputError
 from isdh.images import decode
+from isdh.rows import NOTHING_KEPT, Rows
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
+LEAVE_OUT = "source: {damaged: 0.01}"  # the share of files that may be left out
+GLANCE = 8  # pixels a side, where it only matters whether a file decodes
 
 
 class UnreadableError(InputError):
@@ -50,6 +55,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def only(self, rows: Sequence[int]) -> Pictures:
+        """Some of the files, in the order given."""
+        paths, digests = [self.paths[row] for row in rows], [self.digests[row] for row in rows]
+        return replace(self, paths=paths, digests=digests)
+
     def pixels(self, rows: range) -> np.ndarray:
         """Decode some rows, each verified against its digest.
 
@@ -70,7 +80,27 @@ class Pictures:
             raise UnreadableError(reasons)
         return batch
 
+    def damage(self, row: int) -> str | None:
+        """Why a row does not decode; None: it does.
+
+        Raises:
+            InputError: a missing or altered file.
+        """
+        data = self._read(row)
+        try:
+            decode(data, size=GLANCE, channels=self.channels, name=self.paths[row])
+        except InputError as error:
+            return str(error)
+        return None
+
     def _decoded(self, row: int) -> np.ndarray:
+        data = self._read(row)
+        try:
+            return decode(data, size=self.size, channels=self.channels, name=self.paths[row])
+        except InputError as error:
+            raise InputError(f"{error}, or leave such files out: {LEAVE_OUT}") from None
+
+    def _read(self, row: int) -> bytes:
         path = self.paths[row]
         try:
             data = (self.root / path).read_bytes()
@@ -78,7 +108,7 @@ class Pictures:
             raise InputError(f"{path}: {error.strerror}; restore it below {self.root}") from None
         if hashlib.sha256(data).hexdigest() != self.digests[row]:
             raise InputError(f"{path}: not the file of the manifest; run `dvc repro` again")
-        return decode(data, size=self.size, channels=self.channels, name=path)
+        return data
 
 
 def cores() -> int:
@@ -93,7 +123,7 @@ def map_batches(
     batch_size: int,
     threads: int | None = None,
     on_progress: Progress | None = None,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Decode batch by batch and compute on each batch's pixels, in threads.
 
     Batches are the same and come in row order whatever the number of threads; at most twice
@@ -143,8 +173,7 @@ def _ahead(
     """Futures of consecutive batches in order, with at most `depth` submitted and unread."""
     waiting: deque[tuple[range, Future[Any]]] = deque()
     try:
-        for start in range(0, rows, batch):
-            here = range(start, min(start + batch, rows))
+        for here in _parts(rows, batch):
             waiting.append((here, pool.submit(work, here)))
             if len(waiting) == depth:
                 yield waiting.popleft()
@@ -156,52 +185,159 @@ def _ahead(
 
 
 def write_rows(
-    path: Path, batches: Iterator[np.ndarray], *, shape: tuple[int, ...], dtype: Any
-) -> None:
-    """Write an array that comes in batches of rows, byte for byte as numpy.save would.
+    path: Path,
+    pictures: Pictures,
+    compute: Callable[[np.ndarray], np.ndarray],
+    *,
+    row: tuple[int, ...],
+    dtype: Any,
+    batch_size: int,
+    rows: Rows = NOTHING_KEPT,
+    threads: int | None = None,
+    on_progress: Progress | None = None,
+) -> int:
+    """Write an array with a row for each picture, byte for byte as numpy.save would.
+
+    A row that is kept under its picture's digest is copied, and its file is not read: the digest
+    is the manifest's, so the row is of the content that the manifest means. The others are
+    computed, and kept.
 
     Args:
-        path: a .npy file; it is replaced when the last batch has been written.
-        batches: (n, *shape[1:]) each, shape[0] rows in all.
-        shape: of the whole array.
+        path: a .npy file; it is replaced when the last row has been written.
+        pictures: the files.
+        compute: pixels uint8 (n, size, size, channels) -> (n, *row), each row of its own pixels
+            alone.
+        row: shape of a row.
         dtype: of the array.
+        batch_size: n of every batch but the last.
+        rows: where rows are kept.
+        threads: default: one a core.
+        on_progress: called with rows done and rows in all; rows that were kept are done at once.
+
+    Returns:
+        How many rows were computed.
 
     Raises:
-        ValueError: a batch of another dtype or row shape, or another number of rows in all.
+        InputError: unreadable files (the first five are named), or no space on the disk.
+        ValueError: a batch of another dtype or shape.
     """
-    written = 0
-    with replacing(path) as stream:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(stream, {**header, "shape": shape})
-        for batch in batches:
-            if batch.dtype != np.dtype(dtype) or batch.shape[1:] != shape[1:]:
-                raise ValueError(f"batch {batch.dtype} {batch.shape}: want {dtype} {shape}")
-            stream.write(np.ascontiguousarray(batch).data)
-            written += len(batch)
-        if written != shape[0]:
-            raise ValueError(f"{written} rows written, want {shape[0]}")
+    total = len(pictures)
+    make_way = partial(rows.make_way, path.parent)
+    with new_array(path, (total, *row), dtype, make_way=make_way) as write:
+        missing = _copy(rows, pictures.digests, row_bytes(row, dtype), write)
+        todo, done = pictures.only(missing), total - len(missing)
+
+        def reach(now: int, _: int) -> None:
+            if on_progress is not None:
+                on_progress(done + now, total)
+
+        if done:
+            reach(0, total)
+        computed = map_batches(
+            todo, compute, batch_size=batch_size, threads=threads, on_progress=reach
+        )
+        with closing(computed) as batches:
+            for batch, here in zip(batches, _parts(len(todo), batch_size), strict=True):
+                if batch.dtype != np.dtype(dtype) or batch.shape != (len(here), *row):
+                    raise ValueError(f"batch {batch.dtype} {batch.shape}: want {dtype} {row} each")
+                write([missing[i] for i in here], np.ascontiguousarray(batch))
+                rows.keep([todo.digests[i] for i in here], batch)
+    return len(todo)
+
+
+def _copy(rows: Rows, digests: Sequence[str], width: int, write: Write) -> list[int]:
+    """Write the rows that are kept, and return the positions of the others."""
+    kept = set()
+    for position, data in rows.load(digests, width):
+        write([position], [data])
+        kept.add(position)
+    return [position for position in range(len(digests)) if position not in kept]
+
+
+def _parts(rows: int, size: int) -> Iterator[range]:
+    return (range(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def build_store(
     pictures: Pictures,
     path: Path,
     *,
+    rows: Rows = NOTHING_KEPT,
     threads: int | None = None,
     on_progress: Progress | None = None,
-) -> None:
+) -> int:
     """Decode every file once and write the image store, uint8 (N, size, size, channels).
 
     Args:
         pictures: the files.
         path: the .npy file to write.
+        rows: where decoded pictures are kept.
         threads: default: one a core.
         on_progress: called with rows done and rows in all.
 
+    Returns:
+        How many files were decoded.
+
     Raises:
-        InputError: missing, altered or undecodable files; the first five are named.
+        InputError: missing, altered or undecodable files (the first five are named), or no space
+            on the disk.
     """
-    shape = (len(pictures), pictures.size, pictures.size, pictures.channels)
-    batches = map_batches(
-        pictures, lambda pixels: pixels, batch_size=64, threads=threads, on_progress=on_progress
+    return write_rows(
+        path,
+        pictures,
+        lambda pixels: pixels,
+        row=(pictures.size, pictures.size, pictures.channels),
+        dtype=np.uint8,
+        batch_size=64,
+        rows=rows,
+        threads=threads,
+        on_progress=on_progress,
     )
-    write_rows(path, batches, shape=shape, dtype=np.uint8)
+
+
+def undecodable(
+    pictures: Pictures,
+    *,
+    share: float,
+    rows: Rows = NOTHING_KEPT,
+    threads: int | None = None,
+    on_progress: Progress | None = None,
+) -> dict[int, str]:
+    """Find the files that do not decode, so that their rows can be left out.
+
+    Args:
+        pictures: the files; their size and channels do not matter.
+        share: of the files, how many may be among them.
+        rows: where it is kept which files decode, a byte each.
+        threads: default: one a core.
+        on_progress: called with rows done and rows in all.
+
+    Returns:
+        Row -> reason, ascending.
+
+    Raises:
+        InputError: more than the share (the first five are named), or a missing or altered file.
+    """
+    threads, damage = threads or cores(), {}
+    missing = _copy(rows, pictures.digests, 1, lambda *_: None)
+    done = len(pictures) - len(missing)
+
+    def look(part: range) -> dict[int, str]:
+        found = {missing[i]: pictures.damage(missing[i]) for i in part}
+        return {row: reason for row, reason in found.items() if reason is not None}
+
+    if on_progress is not None and done:
+        on_progress(done, len(pictures))
+    with ThreadPoolExecutor(threads) as pool:
+        for part, future in _ahead(pool, look, len(missing), 64, 2 * threads):
+            damage.update(future.result())
+            whole = [missing[i] for i in part if missing[i] not in damage]
+            rows.keep([pictures.digests[row] for row in whole], np.ones((len(whole), 1), "u1"))
+            if on_progress is not None:
+                on_progress(done + part.stop, len(pictures))
+    if len(damage) > share * len(pictures):
+        raise InputError(
+            f"{len(damage):,} of {len(pictures):,} files do not decode, more than damaged={share} "
+            "allows:\n  " + "\n  ".join(list(damage.values())[:NAMED])
+        )
+    return damage

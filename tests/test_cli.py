@@ -58,7 +58,7 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"numpy", "pandas", "torch", "mlflow", "pydantic", "rich", "yaml", "requests"}
     assert not heavy & set(done.stderr.split())
-    for command in ("compare", "publish", "promote", "rollback", "doctor"):
+    for command in ("compare", "publish", "promote", "rollback", "doctor", "data"):
         assert f"  {command} " in done.stdout
 
 

@@ -274,9 +274,7 @@ def test_compiled_features_are_those_of_torch_but_for_rounding(compiled, weights
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "vit_b_32"]
-)
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "vit_b_32"])
 def test_networks_of_each_kind_can_be_compiled(name):
     size = 224 if name == "vit_b_32" else SIZE
     with torch.random.fork_rng():

@@ -130,6 +130,16 @@ def test_a_path_that_is_not_plain_is_refused(frame, root, path):
     assert "not plain" in refused(frame, root)
 
 
+def test_nested_attributes_are_kept_and_change_the_bytes(frame, root, tmp_path):
+    checked = manifest.check(frame, root, reader="folder")
+    for name, digest in (("a", "00"), ("b", "00"), ("c", "01")):
+        checked.attrs["lists"] = {"train.txt": digest}
+        manifest.write(checked, tmp_path / name)
+        assert manifest.read(tmp_path / name).attrs == checked.attrs
+    content = [(tmp_path / name).read_bytes() for name in "abc"]
+    assert content[0] == content[1] != content[2]
+
+
 @pytest.mark.parametrize("linked", ["file", "folder"])
 def test_a_link_out_of_the_root_is_refused(frame, root, linked):
     outside = root.parent / "raw_outside"
@@ -172,6 +182,13 @@ def test_an_empty_split_is_refused(frame, root, split):
 def test_a_split_of_unlabelled_rows_only_is_refused(frame, root):
     frame.loc[2, "dog"] = False
     assert "splits without a labelled row: 'query'" in refused(frame, root)
+
+
+def test_a_database_of_training_rows_alone_is_a_database(frame, root):
+    frame.loc[frame["split"] == "database", "split"] = "train"
+    frame["also_database"] = frame["split"] == "train"
+    checked = manifest.check(frame, root, reader="folder")
+    assert manifest.database_rows(checked).tolist() == manifest.training_rows(checked).tolist()
 
 
 def test_an_unknown_split_is_refused(frame, root):

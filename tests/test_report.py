@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass, replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ import pandas as pd
 import pytest
 from PIL import ExifTags, Image
 
-from isdh import artifacts, codes, metrics, report
+from isdh import artifacts, codes, duplicates, metrics, report
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError
 from isdh.images import decode
@@ -27,6 +28,7 @@ from isdh.report import emphasis, plots, svg, tables, vocabulary
 from isdh.report.evidence import read
 from isdh.report.gallery import NEIGHBOURS, QUERIES, gallery
 from isdh.settings import Evaluate
+from isdh.statistics import describe
 
 DATASET = "shapes"
 LABELS = ("sky & sea", "<b>tree</b>", 'a "quote"', "dog", "night")
@@ -68,7 +70,7 @@ def write_workspace(root: Path, params: Params, sizes: Sizes = Sizes()) -> Works
             "path": [f"pictures/{row}.png" for row in range(count)],
             "split": splits,
             "also_database": (splits == "train") & (np.arange(count) % 2 == 0),
-            "sha256": "0" * 64,
+            "sha256": [f"{row:064x}" for row in range(count)],
         }
         | dict(zip(sizes.labels, labels.T, strict=True))
     )
@@ -76,18 +78,8 @@ def write_workspace(root: Path, params: Params, sizes: Sizes = Sizes()) -> Works
     manifest.to_parquet(workspace.manifest(DATASET))
     artifacts.write_array(workspace.data(DATASET) / "labels.npy", labels)
     write_pictures(workspace.raw(DATASET), labels, sizes.side, rng)
-    searched = (manifest["split"] == "database") | manifest["also_database"]
-    statistics = {
-        "rows": {"train": sizes.train, "query": sizes.query, "database": int(searched.sum())},
-        "unlabelled": 3,
-        "labels": dict(zip(sizes.labels, labels.sum(axis=0).tolist(), strict=True)),
-        "labels_per_image": float(labels.sum(axis=1).mean()),
-        "pairs": {"none": 0.25, "some": 0.65, "all": 0.1},
-        "similarity": {
-            "edges": np.linspace(0, 1, 21).tolist(),
-            "share": (np.hanning(20) / np.hanning(20).sum()).tolist(),
-        },
-    }
+    manifest.attrs["unlabelled"] = 3
+    statistics = describe(manifest, read_small(workspace, manifest))
     artifacts.write_json(workspace.data(DATASET) / "statistics.json", statistics)
     for cell in params.cells(DATASET):
         write_cell(workspace, params, cell, labels, manifest)
@@ -104,6 +96,13 @@ def write_pictures(folder: Path, labels: np.ndarray, side: int, rng: np.random.G
             pixels[y : y + side // 3, x : x + side // 3] = colors[label]
         picture = Image.fromarray(pixels.astype(np.uint8))
         picture.save(folder / "pictures" / f"{row}.png")
+
+
+def read_small(workspace: Workspace, manifest: pd.DataFrame) -> np.ndarray:
+    """The small grey pictures that near copies are found by."""
+    files = [workspace.raw(DATASET) / path for path in manifest["path"]]
+    pictures = [decode(file.read_bytes(), size=duplicates.SIDE, channels=1) for file in files]
+    return np.array(pictures)[..., 0]
 
 
 def write_cell(
@@ -458,6 +457,104 @@ def test_the_gallery_states_the_chance_of_each_query(built: Workspace, page: str
     shared = evidence.labels[evidence.database].astype(int) @ evidence.labels[row]
     chance = f"{100 * (shared > 0).mean():.1f}\N{NARROW NO-BREAK SPACE}%"
     assert f"At random, {chance} of pictures are relevant" in page
+
+
+def section(page: str, name: str, following: str) -> str:
+    """The page from one heading to another, without line breaks."""
+    return page[page.index(f'id="{name}"') : page.index(f'id="{following}"')].replace("\n", "")
+
+
+def cells_of(table: str) -> list[list[str]]:
+    """What stands in the rows of a table, tags left out."""
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", table)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+    return [[unescape(re.sub(r"<[^>]*>", "", cell).strip()) for cell in row] for row in cells]
+
+
+def captioned(page: str, caption: str) -> list[list[str]]:
+    data = section(page, "data", "numbers")
+    return cells_of(data[data.index(caption) :].partition("</table>")[0])
+
+
+def test_the_data_section_has_the_rows_of_each_label_by_split(built: Workspace, page: str) -> None:
+    evidence = read(built, PARAMS, DATASET)
+    frame = pd.read_parquet(built.manifest(DATASET))
+    parts = [np.flatnonzero(frame["split"] == "train"), evidence.queries, evidence.database]
+    head, total, *rows = captioned(page, "Rows by label and split<")
+    assert head == ["label", "training", "queries", "database"]
+    assert total == ["all rows", "24", "13", "52"]
+    found = {row[0]: [int(cell) for cell in row[1:]] for row in rows}
+    assert found == {
+        name: [int(evidence.labels[part, column].sum()) for part in parts]
+        for column, name in enumerate(LABELS)
+    }
+    totals = [evidence.labels[:, LABELS.index(name)].sum() for name in found]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_the_data_section_draws_labels_by_split_and_pairs(built: Workspace, page: str) -> None:
+    statistics = read(built, PARAMS, DATASET).statistics
+    drawing = re.search(r'<svg id="labels-by-split".*?</svg>', page, re.DOTALL)
+    assert drawing
+    assert drawing[0].count("<use ") >= 3 * len(LABELS)  # a mark a label and split
+    alt = re.search(r'aria-label="(Labels in %[^"]*)"', drawing[0])
+    assert alt
+    share = 100 * statistics["labels_by_split"]["query"]["dog"] / 13
+    assert (
+        f"dog {100 * statistics['labels_by_split']['train']['dog'] / 24:.1f}, {share:.1f}, "
+        in alt[1]
+    )
+    shares = captioned(page, "Shares of pairs by instance similarity<")[1:]
+    for row, pairs in zip(shares, (statistics["query_pairs"], statistics["pairs"]), strict=True):
+        wanted = [f"{100 * pairs[kind]:.1f}" for kind in ("none", "some", "all")]
+        assert [cell.partition("\N{NARROW NO-BREAK SPACE}")[0] for cell in row[1:]] == wanted
+    bars = re.findall(r'role="img" aria-label="(Queries with|Training pictures with)', page)
+    assert bars == ["Queries with", "Training pictures with"]
+
+
+def test_the_data_section_has_the_chance_level_of_every_metric(built: Workspace, page: str) -> None:
+    chance = read(built, PARAMS, DATASET).chance
+    head, *rows = captioned(page, "Expected score of a random ranking")
+    assert head == ["at", "10", "20", "all"]
+    assert [row[0] for row in rows] == [kind.title for kind in vocabulary.KINDS.values()]
+    for name, row in zip(vocabulary.KINDS, rows, strict=True):
+        assert row[1:] == [f"{chance[f'{name}_at_{k}']:.3f}" for k in (10, 20, "all")]
+
+
+def test_copies_across_splits_are_told_with_examples(workspace: Workspace, page: str) -> None:
+    copies = captioned(page, "Rows whose picture stands in another split")
+    assert copies[1] == ["queries", "13", "database", "0", "0"]
+    frame = pd.read_parquet(workspace.manifest(DATASET))
+    frame.attrs["unlabelled"] = 0
+    frame.loc[[25, 60], "sha256"] = "f" * 64  # a query and a database row
+    small = read_small(workspace, frame)
+    small[61] = small[26] // 2 + 9
+    small[62] = small[26]
+    path = workspace.data(DATASET) / "statistics.json"
+    artifacts.write_json(path, describe(frame, small))
+    page = report.build(workspace, PARAMS, DATASET).read_text(encoding="utf-8")
+    found = captioned(page, "Rows whose picture stands in another split")[1]
+    assert found[3] == "1 image 25 = image 60"
+    assert found[4] == "1 image 26 ≈ image 62 (1.000), image 26 ≈ image 61 (1.000)"
+    assert Elements(page).open == []
+    artifacts.write_json(path, describe(frame))
+    page = report.build(workspace, PARAMS, DATASET).read_text(encoding="utf-8")
+    found = captioned(page, "Rows whose picture stands in another split")[1]
+    assert found[4] == "not looked for"
+    assert "Nearly the same" not in page
+
+
+def test_of_many_labels_the_drawing_has_the_most_frequent_and_the_table_all(tmp_path: Path) -> None:
+    alone = settings(("isdh",), (8,), (0,))
+    names = tuple(f"label {i}" for i in range(45))
+    workspace = write_workspace(tmp_path, alone, Sizes(query=3, labels=names))
+    page = report.build(workspace, alone, DATASET).read_text(encoding="utf-8")
+    assert "the 40 most frequent of 45" in page
+    first = captioned(page, "Rows by label and split<")[2:]
+    rest = captioned(page, "Rows by label and split, less frequent labels")[1:]
+    assert (len(first), len(rest)) == (40, 5)
+    assert {row[0] for row in (*first, *rest)} == set(names)
+    assert Elements(page).open == []
 
 
 def test_labels_are_text_not_markup(page: str) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,7 @@ import torch
 
 from isdh import statistics
 from isdh.similarity import HARD_ABOVE, HARD_BELOW, instance_similarity
-from isdh.statistics import describe, similarity_statistics
+from isdh.statistics import describe, pair_shares, similarity_statistics
 
 
 def slow(labels: np.ndarray) -> tuple[list[float], np.ndarray]:
@@ -92,3 +95,54 @@ def test_a_description_counts_rows_and_labels():
     assert found["labels"] == {"dog": 3, "cat": 2}
     assert found["labels_per_image"] == 1.25
     assert found["pairs"] == {"none": 0.0, "all": 0.0, "some": 1.0}
+    assert found["also_database"] == 1
+    assert found["labels_by_split"] == {
+        "train": {"dog": 2, "cat": 1},
+        "query": {"dog": 0, "cat": 1},
+        "database": {"dog": 2, "cat": 1},
+    }
+    # the query (cat) with a searched training row (dog, cat) and with the database row (dog)
+    assert found["query_pairs"] == {"none": 0.5, "all": 0.0, "some": 0.5}
+    assert found["duplicates"]["near"] is None
+
+
+@pytest.mark.parametrize("block", [1, 50, 1 << 22])
+@pytest.mark.parametrize(("rows", "others", "classes"), [(30, 50, 4), (50, 7, 20), (9, 9, 70)])
+def test_shares_of_pairs_of_two_sets_equal_those_counted_a_pair_at_a_time(
+    monkeypatch, block, rows, others, classes
+):
+    monkeypatch.setattr(statistics, "BLOCK", block)
+    rng = np.random.default_rng(rows)
+    a, b = (rng.random((n, classes)) < 0.4 for n in (rows, others))
+    a[: rows // 4], a[-1], b[0] = b[0], False, False  # equal sets, and unlabelled rows
+    b[-1] = a[1]
+    common = a.astype(int) @ b.T
+    none = common == 0
+    every = ~none & (common == a.sum(axis=1)[:, None]) & (common == b.sum(axis=1))
+    assert none.any()
+    assert every.any()
+    assert pair_shares(a, b) == {
+        "none": none.mean(),
+        "all": every.mean(),
+        "some": pytest.approx(1 - none.mean() - every.mean()),
+    }
+
+
+def test_equal_label_sets_of_many_labels_are_told_from_nearly_equal_ones():
+    """S of 100 labels and 99 of them is 0.995: between, though training calls it hard."""
+    labels = np.ones((2, 100), bool)
+    labels[1, 0] = False
+    assert pair_shares(labels[:1], labels) == {"none": 0.0, "all": 0.5, "some": 0.5}
+
+
+def test_pairs_with_no_row_have_no_shares():
+    labels = np.ones((3, 2), bool)
+    assert pair_shares(labels, labels[:0]) == {"none": 0.0, "all": 0.0, "some": 0.0}
+
+
+def test_statistics_load_neither_torch_nor_pandas():
+    code = "import sys, isdh.statistics; sys.stdout.write(' '.join(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "pandas", "PIL", "scipy", "imagehash"} & set(loaded.stdout.split())

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +18,10 @@ from PIL import Image
 
 from isdh.errors import InputError
 from isdh.images import decode
-from isdh.store import Pictures, UnreadableError, build_store, map_batches, write_rows
+from isdh.store import Pictures, UnreadableError, build_store, map_batches, undecodable, write_rows
 
 ROWS = 150  # three batches
+usage = namedtuple("usage", "total used free", defaults=(0, 0, 0))
 
 
 @pytest.fixture
@@ -126,6 +133,127 @@ def test_an_error_of_the_computation_reaches_the_caller(pictures):
 @pytest.mark.parametrize(
     "batch", [np.zeros((2, 3), np.int64), np.zeros((2, 4), np.uint8), np.zeros((1, 3), np.uint8)]
 )
-def test_batches_of_another_dtype_shape_or_number_are_refused(tmp_path, batch):
+def test_batches_of_another_dtype_shape_or_number_are_refused(pictures, tmp_path, batch):
     with pytest.raises(ValueError, match="want"):
-        write_rows(tmp_path / "rows.npy", iter([batch]), shape=(2, 3), dtype=np.uint8)
+        write_rows(
+            tmp_path / "rows.npy",
+            pictures.only([0, 1]),
+            lambda pixels: batch,
+            row=(3,),
+            dtype=np.uint8,
+            batch_size=2,
+        )
+    assert not (tmp_path / "rows.npy").exists()
+
+
+def test_an_array_too_large_for_the_disk_is_refused_before_anything_is_read(
+    pictures, tmp_path, monkeypatch
+):
+    (tmp_path / "inputs.npy").write_bytes(b"last")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(free=1000))
+    monkeypatch.setattr(Pictures, "pixels", None)
+    needed = 128 + ROWS * 8 * 8 * 3
+    with pytest.raises(InputError) as error:
+        build_store(pictures, tmp_path / "inputs.npy")
+    assert f"inputs.npy: {needed:,} bytes are needed and 1,000 are free" in str(error.value)
+    assert (tmp_path / "inputs.npy").read_bytes() == b"last"
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from isdh.errors import InputError
+from isdh.store import Pictures, build_store
+
+limit = int(sys.argv[4])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+if sys.argv[5] == "later":
+    import os
+    del os.posix_fallocate
+root, paths, digests = Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
+try:
+    build_store(Pictures(root, paths, digests, size=8), root.parent / "out" / "inputs.npy")
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_disk_that_fills_up_leaves_the_last_store_and_the_bytes_needed_are_named(
+    pictures, tmp_path, when
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "inputs.npy").write_bytes(b"last")
+    words = [tmp_path / "raw", " ".join(pictures.paths), " ".join(pictures.digests), 9000, when]
+    told = subprocess.run(
+        [sys.executable, "-c", FULL, *map(str, words)], capture_output=True, text=True, check=True
+    )
+    assert f"inputs.npy: {128 + ROWS * 8 * 8 * 3:,} bytes are needed" in told.stdout
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["inputs.npy"]
+    assert (tmp_path / "out" / "inputs.npy").read_bytes() == b"last"
+
+
+def test_the_space_is_taken_before_the_first_picture_is_decoded(pictures, tmp_path, monkeypatch):
+    sizes = []
+
+    def compute(pixels: np.ndarray) -> np.ndarray:
+        [beside] = tmp_path.glob(".rows.npy.*")
+        sizes.append(os.stat(beside).st_blocks * 512)
+        return np.zeros((len(pixels), 10_000), np.uint8)
+
+    write_rows(
+        tmp_path / "rows.npy", pictures, compute, row=(10_000,), dtype=np.uint8, batch_size=64
+    )
+    assert min(sizes) >= ROWS * 10_000
+
+
+def test_another_fault_of_the_disk_is_not_taken_for_a_full_one(pictures, tmp_path):
+    def broken(pixels: np.ndarray) -> np.ndarray:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        write_rows(tmp_path / "x.npy", pictures, broken, row=(1,), dtype=np.uint8, batch_size=64)
+
+
+def damaged(pictures: Pictures, *rows: int) -> None:
+    for row in rows:
+        data = (pictures.root / pictures.paths[row]).read_bytes()[:-50]
+        (pictures.root / pictures.paths[row]).write_bytes(data)
+        pictures.digests[row] = hashlib.sha256(data).hexdigest()
+
+
+def test_files_that_do_not_decode_are_found_with_their_reasons_at_every_thread_count(pictures):
+    damaged(pictures, 149, 3, 70)
+    for threads in (1, 4):
+        found = undecodable(pictures, share=3 / ROWS, threads=threads)
+        assert list(found) == [3, 70, 149]
+        assert found[70].startswith("70.png: damaged image")
+
+
+def test_more_undecodable_files_than_the_share_are_refused_counted_and_named(pictures):
+    damaged(pictures, *range(10, 17))
+    with pytest.raises(InputError) as error:
+        undecodable(pictures, share=6.9 / ROWS)
+    first, *named = str(error.value).split("\n  ")
+    assert first.startswith("7 of 150 files do not decode, more than damaged=0.046 allows")
+    assert [line.split(":")[0] for line in named] == [f"{row}.png" for row in range(10, 15)]
+
+
+def test_what_decodes_is_what_is_not_found_undecodable(pictures, tmp_path):
+    damaged(pictures, 3, 70)
+    found = undecodable(pictures, share=1)
+    whole = pictures.only([row for row in range(ROWS) if row not in found])
+    build_store(whole, tmp_path / "inputs.npy")
+    assert len(np.load(tmp_path / "inputs.npy")) == ROWS - 2
+
+
+def test_an_altered_file_is_refused_and_not_counted_as_undecodable(pictures):
+    (pictures.root / "5.png").write_bytes(b"text")
+    with pytest.raises(InputError, match=r"5.png: not the file of the manifest"):
+        undecodable(pictures, share=1)
+
+
+def test_a_file_that_does_not_decode_names_the_way_to_leave_it_out(pictures, tmp_path):
+    damaged(pictures, 3)
+    with pytest.raises(InputError, match=r"leave such files out: source: \{damaged: 0.01\}"):
+        build_store(pictures, tmp_path / "inputs.npy")

@@ -5,45 +5,62 @@ The table (CSV in UTF-8, or Parquet) has a row an image:
 - `path`, relative to the folder; or `image`, which then is the path too; or both, and `image`
   is the id;
 - `labels`, as `cat;dog`; or one column of 0 and 1 for each label;
-- `split` (train, query, database), unless it is drawn;
-- `also_database` (0 or 1): training images that are searched too.
+- `split` (train, query, database); without it, it is drawn so that every label has its share in
+  each;
+- `also_database` (0 or 1): training images that are searched too;
+- `sha256`, which is passed over, so that a manifest is such a table.
 """
 
 from __future__ import annotations
 
 import csv
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from isdh.errors import InputError, first_five
-from isdh.manifest import FIXED, SPLITS
-from isdh.settings import Section
-from isdh.splits import draw
+from isdh.manifest import FIXED, SPLITS, repeats
+from isdh.settings import Source
+from isdh.splits import stratify
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KNOWN = ("image", "path", "split", "also_database", "labels")
+KNOWN = ("image", "path", "split", "also_database", "labels", "sha256")
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+MOST_TRAIN, MOST_QUERY = 10_000, 1_000  # rows of a split that nobody sized
 
 
-class Options(Section):
+def _count_or_share(value: Any) -> Any:
+    count = type(value) is int and value >= 1
+    share = type(value) is float and 0.0 < value < 1.0
+    if not (count or share):
+        raise ValueError("want a count, 1 or more, or a share, above 0 and below 1")
+    return value
+
+
+Amount = Annotated[int | float, BeforeValidator(_count_or_share)]
+
+
+class Options(Source):
     """Where the table is, and how rows are split if it does not say."""
 
     table: str = "labels.csv"  # below the folder; .csv or .parquet
-    train: int | None = Field(None, ge=1)  # images drawn for training
-    query: int | None = Field(None, ge=1)  # images drawn as queries; the rest is the database
+    train: Amount | None = None  # drawn for training; None: half, at most MOST_TRAIN
+    query: Amount | None = None  # drawn as queries; None: a tenth, at most MOST_QUERY
     seed: int = Field(0, ge=0)  # of the draw
     also_database: bool = False  # search training images too
 
-    @model_validator(mode="after")
-    def _both_counts(self) -> Options:
-        if (self.train is None) != (self.query is None):
-            raise ValueError("train and query go together; give both or neither")
-        return self
+    @field_validator("table")
+    @classmethod
+    def _below_the_folder(cls, table: str) -> str:
+        pure = PurePosixPath(table)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ValueError("want a file below the folder, so that its changes are seen")
+        return table
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
@@ -61,15 +78,23 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = _table(root / options.table)
-    if "path" not in table and "image" not in table:
+    name = options.table
+    table = _table(root, name)
+    if not any(table.values()):
+        raise InputError(f"{name}: no row below the header {list(table)}; add one an image")
+    column = "path" if "path" in table else "image"
+    if column not in table:
         raise InputError(
-            f"{options.table}: no column 'path' or 'image' among {first_five(table)}; add one"
+            f"{name}: no column 'path' or 'image' among {first_five(table)}; add one, or name the "
+            "columns in the first line"
         )
-    paths = [str(PurePosixPath(str(path))) for path in table.get("path", table.get("image", []))]
-    labels = _labels(table, options.table)
+    paths = _paths(table[column], column, name)
+    images = _text(table["image"], "image", name) if "image" in table else paths
+    if "split" not in table and (again := repeats(images)):
+        raise InputError(f"{name}: images that stand twice: {first_five(again)}; keep one row each")
+    labels = _labels(table, name)
     columns = {
-        "image": [str(name) for name in table.get("image", paths)],
+        "image": images,
         "path": paths,
         **_split(table, labels, options),
         **labels,
@@ -77,9 +102,16 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _table(path: Path) -> dict[str, list[Any]]:
+def _table(root: Path, name: str) -> dict[str, list[Any]]:
+    """Column -> its cells, None where Parquet has none."""
+    path = root / name
     if not path.is_file():
-        raise InputError(f"{path}: no such table; put it there or name another with `table:`")
+        others = sorted(p.name for p in root.glob("*") if p.suffix in (".csv", ".parquet"))
+        there = f" (there: {first_five(others)})" if others else ""
+        raise InputError(
+            f"{path}: no such table{there}; put it there, with columns path and labels, or name "
+            "another with `table:`"
+        )
     if path.suffix == ".parquet":
         return _parquet(path)
     if path.suffix == ".csv":
@@ -94,7 +126,11 @@ def _parquet(path: Path) -> dict[str, list[Any]]:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a Parquet file ({error}); save it again") from None
-    return {str(name): frame[name].tolist() for name in frame.columns}
+    table = {}
+    for name, column in frame.items():
+        cells = zip(column.tolist(), column.isna(), strict=True)
+        table[str(name)] = [None if absent else cell for cell, absent in cells]
+    return table
 
 
 def _csv(path: Path) -> dict[str, list[Any]]:
@@ -106,7 +142,7 @@ def _csv(path: Path) -> dict[str, list[Any]]:
         raise InputError(f"{path}: not UTF-8 ({error}); save it as CSV UTF-8") from None
     except csv.Error as error:
         raise InputError(f"{path}: not CSV ({error}); save it again as CSV") from None
-    header, *rows = [row for _, row in numbered]
+    header, *rows = [[field.strip() for field in row] for _, row in numbered]
     if len(header) < 2:
         raise InputError(
             f"{path}: one column, {header}; columns are separated by commas, not semicolons or tabs"
@@ -116,9 +152,27 @@ def _csv(path: Path) -> dict[str, list[Any]]:
     if uneven := [line for line, row in numbered if len(row) != len(header)]:
         raise InputError(
             f"{path}: lines {first_five(uneven)} have not the {len(header)} fields of the header; "
-            "quote fields that hold commas"
+            "labels are separated by semicolons, and a field that holds a comma is quoted"
         )
-    return {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
+    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
+
+
+def _text(cells: list[Any], column: str, name: str) -> list[str]:
+    if empty := [row for row, cell in enumerate(cells, 1) if cell is None or not str(cell)]:
+        raise InputError(
+            f"{name}: column {column!r} is empty in rows {first_five(empty)} (1 follows the "
+            "header); fill it or remove the rows"
+        )
+    return [str(cell) for cell in cells]
+
+
+def _paths(cells: list[Any], column: str, name: str) -> list[str]:
+    paths = _text(cells, column, name)
+    if odd := [path for path in paths if "\\" in path]:
+        raise InputError(
+            f"{name}: paths with backslashes: {first_five(odd)}; write forward slashes, a/b.jpg"
+        )
+    return [str(PurePosixPath(path)) for path in paths]
 
 
 def _labels(table: dict[str, list[Any]], name: str) -> dict[str, np.ndarray]:
@@ -133,26 +187,49 @@ def _labels(table: dict[str, list[Any]], name: str) -> dict[str, np.ndarray]:
             f"{name}: columns {first_five(others)} beside 'labels'; known: {', '.join(KNOWN)}; "
             "remove them, or remove 'labels' if each is a label of 0 and 1"
         )
-    sets = [{label.strip() for label in _names(cell)} - {""} for cell in table["labels"]]
+    sets = [{label.strip() for label in _names(cell, name)} - {""} for cell in table["labels"]]
     known = sorted(set().union(*sets))
     if not known:
         raise InputError(f"{name}: no labels at all; fill the column 'labels' as in cat;dog")
     if odd := [label for label in known if label in FIXED]:
         raise InputError(f"{name}: labels {first_five(odd)} are column names; rename them")
+    joined = [label for label in known if "," in label or "|" in label]
+    if joined and max(map(len, sets)) == 1:
+        raise InputError(
+            f"{name}: labels {first_five(joined)} look like several; separate them by semicolons, "
+            "as in cat;dog, or rename them"
+        )
     return {label: np.array([label in row for row in sets], dtype=bool) for label in known}
 
 
-def _names(cell: Any) -> list[str]:
+def _names(cell: Any, name: str) -> list[str]:
+    if cell is None:
+        return []
     if isinstance(cell, str):
         return cell.split(";")
-    return [] if cell is None else [str(label) for label in cell]
+    labels = [cell] if isinstance(cell, int) else cell
+    if not isinstance(labels, list | np.ndarray) or not all(_is_name(label) for label in labels):
+        raise InputError(f"{name}: column 'labels' holds {cell!r}; want cat;dog or a list of names")
+    return [str(label) for label in labels]
 
 
-def _flags(values: list[Any], column: str, name: str) -> np.ndarray:
-    flags = [FLAGS.get(str(value).lower()) for value in values]
-    if odd := [value for value, flag in zip(values, flags, strict=True) if flag is None]:
-        raise InputError(f"{name}: column {column!r} holds {first_five(odd)}; want 0 or 1")
-    return np.array(flags, dtype=bool)
+def _is_name(label: Any) -> bool:
+    return isinstance(label, str | int | np.integer) and not isinstance(label, bool)
+
+
+def _flags(cells: list[Any], column: str, name: str) -> np.ndarray:
+    texts = [str(cell) for cell in cells]
+    flags = {text: FLAGS.get(text.lower()) for text in set(texts)}
+    if odd := sorted(text for text, flag in flags.items() if flag is None):
+        remedy = ""
+        if column not in KNOWN:
+            nearest = get_close_matches(column, KNOWN, n=1)
+            meant = f", or name it {nearest[0]!r} if that is meant" if nearest else ""
+            remedy = (
+                " in a label's column, as any is but " + ", ".join(KNOWN) + f"; remove it{meant}"
+            )
+        raise InputError(f"{name}: column {column!r} holds {first_five(odd)}; want 0 or 1{remedy}")
+    return np.array([flags[text] for text in texts], dtype=bool)
 
 
 def _split(
@@ -161,17 +238,13 @@ def _split(
     """The columns split and also_database."""
     name = options.table
     if "split" in table:
-        if options.train is not None:
-            raise InputError(f"{name}: has a column 'split'; remove the options train and query")
+        if odd := sorted(options.model_fields_set & {"train", "query", "seed"}):
+            raise InputError(f"{name}: has a column 'split'; remove the options {', '.join(odd)}")
         split = np.array(table["split"], dtype=object)
-        if odd := sorted({str(value) for value in split} - set(SPLITS)):
-            raise InputError(f"{name}: splits {first_five(odd)}; known: {', '.join(SPLITS)}")
-    elif options.train is None or options.query is None:
-        raise InputError(f"{name}: no column 'split'; add it, or the options train and query")
+        if unknown := sorted({str(value) for value in split} - set(SPLITS)):
+            raise InputError(f"{name}: splits {first_five(unknown)}; known: {', '.join(SPLITS)}")
     else:
-        labelled = np.logical_or.reduce(list(labels.values()))
-        generator = np.random.default_rng(options.seed)
-        split = draw(labelled, train=options.train, query=options.query, generator=generator)
+        split = _drawn(np.column_stack(list(labels.values())), options)
     if "also_database" not in table:
         return {"split": split, "also_database": options.also_database & (split == "train")}
     if options.also_database:
@@ -180,3 +253,28 @@ def _split(
         "split": split,
         "also_database": _flags(table["also_database"], "also_database", name),
     }
+
+
+def _drawn(labels: np.ndarray, options: Options) -> np.ndarray:
+    """A split of the labelled rows: str objects (N,).
+
+    Args:
+        labels: bool (N, C).
+        options: how many rows each part has, and the seed.
+    """
+    labelled = int(labels.any(axis=1).sum())
+    if labelled < len(SPLITS):
+        raise InputError(
+            f"{options.table}: {labelled} rows with a label; a split wants three or more, one each "
+            f"for {', '.join(SPLITS)}"
+        )
+    train = _rows(options.train, labelled, otherwise=min(labelled // 2, MOST_TRAIN))
+    query = _rows(options.query, labelled, otherwise=min(max(labelled // 10, 1), MOST_QUERY))
+    generator = np.random.default_rng(options.seed)
+    return stratify(labels, train=train, query=query, generator=generator)
+
+
+def _rows(amount: float | None, labelled: int, *, otherwise: int) -> int:
+    if amount is None:
+        return otherwise
+    return amount if isinstance(amount, int) else max(round(amount * labelled), 1)

@@ -7,16 +7,15 @@ M. J. Huiskes, M. S. Lew: The MIR Flickr Retrieval Evaluation. ACM MIR 2008.
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from isdh.errors import InputError, first_five
-from isdh.manifest import SPLITS, repeats
-from isdh.settings import Section
-from isdh.splits import draw
+from isdh.published import Published, frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,21 +38,17 @@ FETCH = (
 )
 
 
-class Options(Section):
-    """Which labels, and the split: from lists, or drawn."""
+class Options(Published):
+    """Which labels, and the split: by a protocol, from lists, or drawn."""
 
     labels: Literal["all", "potential"] = "all"  # 38, or 24 without the `_r1`
-    lists: str | None = None  # a folder below the root: train.txt, query.txt, database.txt
-    train: int = Field(4000, ge=1)  # images drawn for training
-    query: int = Field(1000, ge=1)  # images drawn as queries; the other labelled are the database
-    seed: int = Field(0, ge=0)  # of the draw
-    also_database: bool = False  # search training images too
+    train: int | None = Field(4000, ge=1)  # images drawn for training
+    query: int | None = Field(1000, ge=1)  # images drawn as queries; the rest is the database
 
-    @model_validator(mode="after")
-    def _lists_or_draw(self) -> Options:
-        if self.lists is not None and (odd := self.model_fields_set & {"train", "query", "seed"}):
-            raise ValueError(f"lists says it all: remove {', '.join(sorted(odd))}")
-        return self
+    @classmethod
+    def collection(cls, given: Mapping[str, Any]) -> str:
+        """The key in PROTOCOLS."""
+        return "mirflickr"
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
@@ -72,31 +67,16 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         InputError: a part of the raw data is missing (with where to get it), or a list names
             unknown, repeated or unlabelled images; the first five are named.
     """
-    import pandas as pd
-
     numbers = _image_numbers(root)
     names = [f"im{number}" for number in numbers]
-    labels = _annotations(root, numbers, LABELS if options.labels == "all" else POTENTIAL)
-    labelled = np.logical_or.reduce(list(labels.values()))
-    if options.lists is None:
-        generator = np.random.default_rng(options.seed)
-        split = draw(labelled, train=options.train, query=options.query, generator=generator)
-    else:
-        split = _listed(root / options.lists, names, labelled)
-    split[~labelled] = "database"  # no list has them; the manifest drops and counts them
-    frame = pd.DataFrame(
-        {
-            "image": names,
-            "path": [f"{IMAGES}/{name}.jpg" for name in names],
-            "split": split,
-            "also_database": options.also_database & (split == "train"),
-            **labels,
-        }
+    wanted = LABELS if options.labels == "all" else POTENTIAL
+    return frame(
+        root,
+        options,
+        names=names,
+        paths=[f"{IMAGES}/{name}.jpg" for name in names],
+        labels=_annotations(root, numbers, wanted),
     )
-    unlisted = split == ""
-    frame = frame.iloc[np.flatnonzero(~unlisted)].reset_index(drop=True)
-    frame.attrs["unlisted"] = int(unlisted.sum())
-    return frame
 
 
 def _image_numbers(root: Path) -> np.ndarray:
@@ -129,28 +109,3 @@ def _integers(path: Path) -> list[int]:
         return [int(line) for line in path.read_text(encoding="ascii").split()]
     except ValueError as error:
         raise InputError(f"{path}: want one image number a line ({error}); {FETCH}") from None
-
-
-def _listed(folder: Path, names: list[str], labelled: np.ndarray) -> np.ndarray:
-    """The split of each image as three lists have it: str objects (N,), "" where in none."""
-    rows = {name: row for row, name in enumerate(names)}
-    split = np.full(len(names), "", dtype=object)
-    for part in SPLITS:
-        path = folder / f"{part}.txt"
-        if not path.is_file():
-            raise InputError(f"{path}: no such list; want train.txt, query.txt and database.txt")
-        listed = [PurePosixPath(line).stem for line in path.read_text("utf-8").split()]
-        if odd := [name for name in listed if name not in rows]:
-            raise InputError(f"{path}: no image {first_five(odd)}; remove the lines")
-        if again := repeats(listed):
-            raise InputError(f"{path}: {first_five(again)} more than once; keep one line each")
-        positions = np.array([rows[name] for name in listed], dtype=np.int64)
-        for problem, wrong in (
-            ("in another list too", split[positions] != ""),
-            ("without a label", ~labelled[positions]),
-        ):
-            if wrong.any():
-                odd = [name for name, bad in zip(listed, wrong, strict=True) if bad]
-                raise InputError(f"{path}: {first_five(odd)} {problem}; remove the lines")
-        split[positions] = part
-    return split

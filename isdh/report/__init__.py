@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
-_MOST_LABELS = 40  # bars of label frequencies
+_MOST_LABELS = 40  # of the drawing of label frequencies
+_SPLITS = {"train": "training", "query": "queries", "database": "database"}
 
 
 def build(workspace: Workspace, params: Params, dataset: str) -> Path:
@@ -52,6 +53,7 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
     looks, shown = emphasis.looks(evidence), emphasis.in_colour(evidence, headline)
     grey = len(evidence.methods) - len(shown)
     statistics = evidence.statistics
+    labels = sorted(statistics["labels"], key=lambda name: (-statistics["labels"][name], name))
     return {
         "evidence": evidence,
         "gallery": gallery(workspace, evidence),  # first: it reads files, and may refuse one
@@ -68,7 +70,14 @@ def _context(workspace: Workspace, evidence: Evidence) -> dict[str, Any]:
         "by_radius": plots.by_radius(evidence, emphasis.looks_by(evidence, headline)),
         "losses": plots.losses(evidence, looks),
         "similarity": plots.soft_similarity(statistics["similarity"]),
-        "labels": _frequencies(statistics["labels"]),
+        "labels": labels,
+        "frequencies": plots.labels_by_split(
+            statistics["labels_by_split"], statistics["rows"], labels[:_MOST_LABELS]
+        ),
+        "splits": plots.splits(_SPLITS),
+        "names": _SPLITS,
+        "shown_labels": _MOST_LABELS,
+        "cutoffs": vocabulary.cutoffs(metrics),
         "settings": _settings(evidence),
         "training": _shared_training(evidence),
         "kinds": vocabulary.KINDS,
@@ -108,12 +117,6 @@ def _headline(evidence: Evidence, results: Table) -> dict[str, Any]:
         "chance": results.chance,
         "level": [m for m, e in entries.items() if m != leader and (e.level or e.best)],
     }
-
-
-def _frequencies(labels: Mapping[str, int]) -> list[tuple[str, int, float]]:
-    """The most frequent labels: name, rows that carry it, and that as a share of the first's."""
-    ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:_MOST_LABELS]
-    return [(name, rows, rows / max(ordered[0][1], 1)) for name, rows in ordered]
 
 
 def _shared_training(evidence: Evidence) -> dict[str, Any]:

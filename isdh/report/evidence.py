@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isdh import artifacts, manifest, metrics
+from isdh import artifacts, manifest
 from isdh.artifacts import Cell, Workspace
+from isdh.chance import chance
 from isdh.errors import InputError, unknown
 from isdh.report import vocabulary
 
@@ -106,25 +107,10 @@ def read(workspace: Workspace, params: Params, dataset: str) -> Evidence:
         scores=scores,
         arrays=arrays,
         histories=histories,
-        chance=_chance(labels[queries], labels[database], vocabulary.cutoffs(scores[cells[0]])),
+        chance=chance(
+            labels[queries], labels[database], cutoffs=vocabulary.cutoffs(scores[cells[0]])
+        ),
     )
-
-
-def _chance(
-    query_labels: NDArray[np.bool_],
-    database_labels: NDArray[np.bool_],
-    cutoffs: Iterable[int | None],
-) -> dict[str, float]:
-    """Scores of a random ranking: if all codes are equal, the whole database is one tie."""
-    scores = metrics.evaluate(
-        np.zeros((len(query_labels), 1), np.uint8),
-        query_labels,
-        np.zeros((len(database_labels), 1), np.uint8),
-        database_labels,
-        bits=8,
-        cutoffs=cutoffs,
-    )
-    return scores.as_dict()
 
 
 def _arrays(path: Path) -> dict[str, NDArray[np.float64]]:

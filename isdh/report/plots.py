@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SHARES = (-0.02, 1.02)
+_LONGEST = 18  # letters of a label's name
 _WIDE_RANGE = 30  # a loss that falls by more is shown on a logarithmic scale
 
 
@@ -145,15 +146,62 @@ def soft_similarity(similarity: dict[str, list[float]]) -> Panel:
     return svg.panel(draw, key="similarity", title="Soft pairs by similarity", alt=alt)
 
 
+def labels_by_split(
+    by_split: Mapping[str, Mapping[str, int]], rows: Mapping[str, int], shown: Sequence[str]
+) -> Panel:
+    """How frequent labels are in each split: a row a label, a mark a split.
+
+    Args:
+        by_split: split -> label -> rows that carry it.
+        rows: split -> its rows.
+        shown: the labels, from top to bottom.
+    """
+    shares = {
+        split: [100 * counts[name] / max(rows[split], 1) for name in shown]
+        for split, counts in by_split.items()
+    }
+
+    def draw(axes: Axes) -> None:
+        heights = list(range(len(shown)))
+        for look, values in enumerate(shares.values()):
+            axes.plot(values, heights, **_mark(look))
+        names = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in shown]
+        axes.set_yticks(heights, names, parse_math=False, fontsize=10)
+        axes.set(xlabel="% of the split's rows", ylim=(len(shown) - 0.4, -0.6), xlim=(0, None))
+
+    told = "; ".join(
+        f"{name} " + ", ".join(f"{values[place]:.1f}" for values in shares.values())
+        for place, name in enumerate(shown[:10])
+    )
+    alt = f"Labels in % of the rows of {', '.join(shares)}: {told}"
+    size = (svg.SIZE[0], 50 + 17 * len(shown))
+    return svg.panel(draw, key="labels-by-split", title="Labels by split", alt=alt, size=size)
+
+
+def splits(titles: Mapping[str, str]) -> list[Panel]:
+    """A key to the marks of `labels_by_split`: split -> what people call it."""
+    return [
+        _swatch(f"split-{split}", title, _mark(look))
+        for look, (split, title) in enumerate(titles.items())
+    ]
+
+
+def _mark(look: int) -> dict[str, Any]:
+    """A mark that others may lie upon and still be seen."""
+    return svg.line(look) | {"linestyle": "", "markersize": 5, "alpha": 0.85}
+
+
 def legend(looks: Mapping[str, int], *, grey: bool) -> list[Panel]:
     """A key to the looks, for the page to lay out: a swatch per method, and one of the grey."""
-    keys = [_swatch(method, method, look) for method, look in looks.items()]
-    return [*keys, _swatch("-grey", "other methods", None)] if grey else keys
+    keys = [
+        _swatch(method, method, svg.line(look, markevery=[1])) for method, look in looks.items()
+    ]
+    return [*keys, _swatch("-grey", "other methods", svg.line(None))] if grey else keys
 
 
-def _swatch(key: str, title: str, look: int | None) -> Panel:
+def _swatch(key: str, title: str, style: Mapping[str, Any]) -> Panel:
     def draw(axes: Axes) -> None:
-        axes.plot([0, 1, 2], [0, 0, 0], **svg.line(look, markevery=[1]))
+        axes.plot([0, 1, 2], [0, 0, 0], **{"markevery": [1], **style})
         axes.set_axis_off()
 
     return svg.panel(draw, key=f"key-{key}", title=title, alt="", size=(34, 14))

@@ -35,6 +35,16 @@ def written(root: Path, text: str, **choices) -> pd.DataFrame:
     return read(root, **choices)
 
 
+def refused_whole(root: Path, text: str, *, files: str = "a b c") -> str:
+    """What the stage says of a table beside pictures: the reader, or the manifest's check."""
+    for name in files.split():
+        (root / name).write_bytes(name.encode())
+    (root / "labels.csv").write_text(text)
+    with pytest.raises(InputError) as error:
+        manifest.check(read(root), root, reader="folder")
+    return str(error.value)
+
+
 def test_lists_of_labels_become_sorted_columns(tmp_path):
     frame = written(tmp_path, TABLE)
     assert frame.columns.tolist() == (
@@ -95,6 +105,40 @@ def test_a_drawn_split_has_the_counts_asked_for_among_labelled_rows(tmp_path):
     assert set(frame.loc[~frame["dog"], "split"]) == {"database"}
 
 
+@pytest.mark.parametrize(
+    ("rows", "train", "query"),
+    [(3, 1, 1), (5, 2, 1), (100, 50, 10), (5000, 2500, 500), (30_000, 10_000, 1000)],
+)
+def test_nobody_has_to_say_how_many_are_drawn(tmp_path, rows, train, query):
+    lines = "".join(f"{row},dog\n" for row in range(rows))
+    counts = written(tmp_path, "path,labels\n" + lines)["split"].value_counts().to_dict()
+    assert counts == {"train": train, "query": query, "database": rows - train - query}
+
+
+@pytest.mark.parametrize(
+    ("choices", "train", "query"),
+    [
+        ({"train": 0.5, "query": 0.1}, 40, 8),
+        ({"train": 0.29}, 23, 8),
+        ({"query": 7}, 40, 7),
+        ({"query": 1e-9}, 40, 1),
+    ],
+)
+def test_shares_are_of_the_labelled_rows_and_each_amount_has_a_default(
+    tmp_path, choices, train, query
+):
+    split = drawn(tmp_path, **choices)["split"]
+    assert (split == "train").sum() == train
+    assert (split == "query").sum() == query
+
+
+def test_a_drawn_split_gives_every_label_its_share(tmp_path):
+    lines = [f"{row},{'dog;cat' if row % 50 == 0 else 'dog'}\n" for row in range(1000)]
+    frame = written(tmp_path, "path,labels\n" + "".join(lines))
+    held = frame.loc[frame["cat"], "split"].value_counts().to_dict()
+    assert held == {"train": 10, "query": 2, "database": 8}
+
+
 def test_a_drawn_split_depends_on_rows_and_seed_alone(tmp_path):
     first = drawn(tmp_path, train=40, query=10, seed=3)
     pd.testing.assert_frame_equal(first, drawn(tmp_path, train=40, query=10, seed=3))
@@ -108,6 +152,17 @@ def test_training_rows_may_be_searched_too(tmp_path):
     assert written(tmp_path, table)["also_database"].tolist() == [True, False]
 
 
+@pytest.mark.parametrize("name", ["split.parquet", "split.csv"])
+def test_a_manifest_is_a_table_that_keeps_its_split(tmp_path, name):
+    for row in range(100):
+        (tmp_path / f"{row}.jpg").write_bytes(bytes([row]))
+    first = manifest.check(drawn(tmp_path), tmp_path, reader="folder")
+    write = first.to_parquet if name.endswith("parquet") else first.to_csv
+    write(tmp_path / name, index=False)
+    again = manifest.check(read(tmp_path, table=name), tmp_path, reader="folder")
+    pd.testing.assert_frame_equal(again, first)
+
+
 def test_the_built_in_scenes_are_a_folder_dataset(tmp_path):
     scenes.write(tmp_path, scenes.Scenes(train=8, query=4, database=8))
     frame = manifest.check(read(tmp_path), tmp_path, reader="folder")
@@ -116,9 +171,11 @@ def test_the_built_in_scenes_are_a_folder_dataset(tmp_path):
 
 
 def test_no_table_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"labels.csv: no such table; .*`table:`"):
+    with pytest.raises(InputError, match=r"labels.csv: no such table; .*path and labels.*`table:`"):
         read(tmp_path)
     (tmp_path / "labels.parquet").write_text("text")
+    with pytest.raises(InputError, match=r"no such table \(there: 'labels.parquet'\); "):
+        read(tmp_path)
     with pytest.raises(InputError, match=r"labels.parquet: not a Parquet file"):
         read(tmp_path, table="labels.parquet")
 
@@ -138,15 +195,108 @@ def test_no_table_is_refused(tmp_path):
         ("path,split,labels\na,train,split\n", "labels 'split' are column names"),
         ("path,split,labels,hue\na,train,dog,3\n", "columns 'hue' beside 'labels'"),
         ("path,split,dog\na,train,yes\n", "column 'dog' holds 'yes'; want 0 or 1"),
+        (
+            "path,dog,width\na,1,640\nb,0,500\nc,1,640\n",
+            "column 'width' holds '500', '640'; want 0 or 1 in a label's column, as any is but "
+            "image, path, split, also_database, labels, sha256; remove it",
+        ),
+        ("path,split,label\na,train,dog\n", "or name it 'labels' if that is meant"),
+        ("path,also_database,labels\na,2,dog\nb,0,dog\nc,0,dog\n", "holds '2'; want 0 or 1"),
+        ('path,split,labels\na,train,"dog,cat"\n', "labels 'dog,cat' look like several"),
+        ("path,split,labels\na,train,dog|cat\n", "separate them by semicolons, as in cat;dog"),
         ("path,split,dog\na,train,\n", "column 'dog' holds ''; want 0 or 1"),
         ("path,split,labels\na,test,dog\n", "splits 'test'; known: train, query, database"),
         ("path,path,split,labels\na,a,train,dog\n", "a column stands twice"),
         ("path,split,labels\n\na,train,dog,cat\n", "lines 3 have not the 3 fields"),
-        ("path,labels\na,dog\n", "no column 'split'; add it, or the options train and query"),
+        ("path,labels\na,dog\nb,\nc,cat\n", "2 rows with a label; a split wants three or more"),
+        ("path,labels\n", "no row below the header ['path', 'labels']"),
+        ("path,dog,cat\n", "no row below the header"),
+        ("path,labels\na,dog\n,dog\n", "column 'path' is empty in rows 2 (1 follows the header)"),
+        ("image,path,labels\n,a,dog\n", "column 'image' is empty in rows 1"),
+        ("path,labels\nx\\a.jpg,dog\n", "backslashes: 'x\\\\a.jpg'; write forward slashes"),
+        ("path,labels\na,dog\n./a,dog\n", "images that stand twice: 'a'; keep one row each"),
+        ("image,path,labels\n1,a,dog\n1,b,dog\n", "images that stand twice: '1'"),
     ],
 )
 def test_another_form_is_refused(tmp_path, table, problem):
     assert problem in refused(tmp_path, table)
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ("image,path,split,labels\n1,a,train,x\n1,b,train,x\n2,c,query,x\n", "stand twice: '1'"),
+        ("path,split,labels\na,train,x\na,query,x\nb,query,x\n", "images in two splits: 'a'"),
+        ("image,path,labels\n1,a,x\n2,a,x\n3,b,x\n", "paths under two ids: 'a'"),
+        ("path,dog,cat\na,1,0\nb,1,0\nc,1,0\n", "labels that no image has: 'cat'"),
+        ("path,labels\na,x\nb,x\n../c,x\n", "not plain: '../c'; a path is relative to"),
+        ("path,labels\na,x\nb,x\n/etc/passwd,x\n", "not plain: '/etc/passwd'"),
+        ("path,labels\na,x\nb,x\nd,x\n", "no readable file below"),
+    ],
+)
+def test_rows_that_make_no_experiment_are_refused(tmp_path, table, problem):
+    assert problem in refused_whole(tmp_path, table)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "outside").write_bytes(b"picture")
+    (root / "c").symlink_to(tmp_path / "outside")
+    table = "path,labels\na,x\nb,x\nc,x\n"
+    assert "links that lead out of" in refused_whole(root, table, files="a b")
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ({"path": ["a", None], "labels": ["dog", "cat"]}, "column 'path' is empty in rows 2"),
+        ({"path": [np.nan, 2.0], "labels": ["dog", "cat"]}, "column 'path' is empty in rows 1"),
+        ({"path": ["a", "b"], "dog": [1.0, np.nan]}, "column 'dog' holds 'None'; want 0 or 1"),
+        ({"path": ["a", "b"], "labels": [3.5, np.nan]}, "'labels' holds 3.5; want cat;dog or a"),
+        ({"path": ["a", "b"], "labels": [["dog", None], ["cat"]]}, "want cat;dog or a list"),
+        ({"path": ["a", "b"], "labels": [True, False]}, "'labels' holds True"),
+        ({"path": ["a"], "split": [None], "labels": ["x"]}, "splits 'None'; known: train"),
+        ({"path": [], "labels": []}, "no row below the header"),
+        ({"path": ["x\\a", "b"], "labels": ["dog", "cat"]}, "write forward slashes"),
+    ],
+)
+def test_gaps_in_parquet_are_refused(tmp_path, rows, problem):
+    pd.DataFrame(rows).to_parquet(tmp_path / "labels.parquet")
+    with pytest.raises(InputError) as error:
+        read(tmp_path, table="labels.parquet")
+    assert problem in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [["dog", np.nan, "cat;dog"], [["dog"], None, ["cat", "dog"]]])
+def test_a_row_of_parquet_without_labels_is_unlabelled(tmp_path, labels):
+    rows = {"path": list("abc"), "split": ["train", "query", "database"], "labels": labels}
+    pd.DataFrame(rows).to_parquet(tmp_path / "labels.parquet")
+    frame = read(tmp_path, table="labels.parquet")
+    assert frame[["cat", "dog"]].to_numpy().tolist() == [[0, 1], [0, 0], [1, 1]]
+
+
+def test_numbers_of_labels_are_their_names(tmp_path):
+    csv = written(tmp_path, "path,split,labels\na,train,7\nb,query,12\n")
+    rows = {"path": ["a", "b"], "split": ["train", "query"], "labels": [7, 12]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "labels.parquet")
+    pd.testing.assert_frame_equal(read(tmp_path, table="labels.parquet"), csv)
+
+
+def test_names_with_commas_are_labels_where_semicolons_part_them(tmp_path):
+    text = 'path,split,labels\na,train,"tench, a fish;water"\nb,query,water\n'
+    assert manifest.labels_of(written(tmp_path, text)) == ["tench, a fish", "water"]
+
+
+def test_spaces_around_fields_and_names_of_columns_are_dropped(tmp_path):
+    frame = written(tmp_path, "path , split, labels\n a, train , dog\n")
+    assert frame[["path", "split"]].to_numpy().tolist() == [["a", "train"]]
+
+
+@pytest.mark.parametrize("table", ["../labels.csv", "/data/labels.csv", "a/../../labels.csv"])
+def test_a_table_outside_of_the_folder_is_refused(tmp_path, table):
+    with pytest.raises(InputError, match=r"table='.*': want a file below the folder"):
+        read(tmp_path, table=table)
 
 
 def test_a_table_of_another_kind_is_refused(tmp_path):
@@ -156,7 +306,8 @@ def test_a_table_of_another_kind_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("choices", "problem"),
     [
-        ({"train": 1, "query": 1}, "remove the options train and query"),
+        ({"train": 1, "query": 1}, "remove the options query, train"),
+        ({"seed": 1}, "remove the options seed"),
         ({"also_database": True}, "remove the option of that name"),
     ],
 )
@@ -165,12 +316,17 @@ def test_an_option_that_the_table_answers_is_refused(tmp_path, choices, problem)
     assert problem in refused(tmp_path, table, **choices)
 
 
-def test_one_count_without_the_other_is_refused(tmp_path):
-    with pytest.raises(InputError, match="train and query go together"):
-        read(tmp_path, train=4)
+@pytest.mark.parametrize("amount", [0, -3, 0.0, 1.0, 1.5, True, "half", float("nan")])
+def test_an_amount_is_a_count_or_a_share(tmp_path, amount):
+    with pytest.raises(InputError, match=r"train=.*: want a count, 1 or more, or a share"):
+        read(tmp_path, train=amount)
 
 
 def test_counts_that_leave_no_database_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"train=60, query=20: .* of the 80 labelled rows"):
         drawn(tmp_path, train=60, query=20)
+    with pytest.raises(InputError, match=r"train=4000, query=8: .* of the 80 labelled rows"):
+        drawn(tmp_path, train=4000)
+    with pytest.raises(InputError, match=r"train=40, query=40: "):
+        drawn(tmp_path, train=0.5, query=0.5)
     assert np.all(drawn(tmp_path, train=60, query=19)["split"].value_counts() > 0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tarfile
@@ -13,6 +14,7 @@ from isdh import manifest
 from isdh.datasets import READERS, options
 from isdh.datasets.mirflickr import ANNOTATIONS, IMAGES, LABELS, POTENTIAL
 from isdh.errors import InputError
+from isdh.protocols import PROTOCOLS, Protocol
 from isdh.statistics import similarity_statistics
 
 LISTS = {"train": "im3.jpg\nim1.jpg\n", "query": "im2.jpg\n", "database": "im10.jpg\nim5.jpg\n"}
@@ -83,7 +85,11 @@ def test_lists_say_which_image_is_where(root):
     assert splits == (
         {"im1": "train", "im2": "query", "im3": "train", "im5": "database", "im10": "database"}
     )
-    assert frame.attrs == {"unlisted": 4, "unlabelled": 1, "reader": "mirflickr"}
+    digests = {
+        f"{part}.txt": hashlib.sha256(lines.encode()).hexdigest() for part, lines in LISTS.items()
+    }
+    counts = {"unlisted": 4, "unlabelled": 1}
+    assert frame.attrs == {"lists": digests, **counts, "reader": "mirflickr"}
 
 
 def test_training_images_may_be_searched_too(root):
@@ -94,7 +100,7 @@ def test_training_images_may_be_searched_too(root):
 @pytest.mark.parametrize(
     ("part", "lines", "problem"),
     [
-        ("query", "im2.jpg\nim99.jpg\nim.jpg\n", "query.txt: no image 'im99', 'im'"),
+        ("query", "im2.jpg\nim99.jpg\nim.jpg\n", "query.txt: no image 'im99.jpg', 'im.jpg'"),
         ("query", "im2.jpg\nim2.jpg\n", "query.txt: 'im2' more than once"),
         ("query", "im2.jpg\nim3.jpg\n", "query.txt: 'im3' in another list too"),
         ("database", "im4.jpg\nim5.jpg\n", "database.txt: 'im4' without a label"),
@@ -160,12 +166,67 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_real_set_has_24581_labelled_images_and_the_published_split(official):
     frame = manifest.check(read(official, lists="lists"), official, reader="mirflickr")
-    assert frame.attrs == {"unlisted": 0, "unlabelled": 419, "reader": "mirflickr"}
+    assert frame.attrs["unlisted"] == 0
+    assert frame.attrs["unlabelled"] == 419
     assert len(frame) == 24_581
     assert manifest.labels_of(frame) == LABELS
     assert len(manifest.training_rows(frame)) == 4000
     assert len(manifest.query_rows(frame)) == 1000
     assert len(manifest.database_rows(frame)) == 19_581
+
+
+def counts(frame: pd.DataFrame) -> tuple[int, int, int]:
+    rows = (manifest.training_rows, manifest.query_rows, manifest.database_rows)
+    return tuple(len(positions(frame)) for positions in rows)
+
+
+@pytest.mark.parametrize(
+    "choices", [{"protocol": "paper"}, {"protocol": "hyp2", "seed": 3}, {"lists": "lists"}]
+)
+def test_the_real_set_is_split_as_the_protocols_say(official, choices):
+    frame = read(official, **{"protocol": "paper", **choices})
+    assert counts(frame[manifest.label_matrix(frame).any(axis=1)]) == (4000, 1000, 19_581)
+    assert frame.attrs["protocol"] == choices.get("protocol", "paper")
+
+
+def test_deephash_draws_from_unlabelled_images_too(official):
+    frame = read(official, protocol="deephash")
+    labelled = frame[manifest.label_matrix(frame).any(axis=1)]
+    assert len(labelled) == 24_581
+    train, query, _ = counts(labelled)
+    assert 3_900 < train < 3_960  # of 4,000, 1.7 % of which have no label
+    assert 965 < query < 999
+
+
+def test_the_lists_of_deephash_hold_72_and_19_and_328_images_without_a_label(official):
+    packed = np.load(Path(os.environ["ISDH_TEST_DATA"]) / "data" / "deephash_splits.npz")
+    folder = official / "deephash"
+    folder.mkdir()
+    for part, name in (("train", "train"), ("query", "test"), ("database", "database")):
+        (folder / f"{part}.txt").write_text("\n".join(packed[f"mirflickr.{name}.names"]))
+    frame = read(official, protocol="deephash", lists="deephash")
+    labelled = frame[manifest.label_matrix(frame).any(axis=1)]
+    assert counts(labelled) == (4000 - 72, 1000 - 19, 20_000 - 328)
+    assert "without a label; remove" in refused(official, lists="deephash")
+
+
+def test_a_protocol_wants_the_whole_collection(root):
+    text = refused(root, protocol="paper")
+    assert "protocol='paper': splits 25000 images, found 10; fetch the whole" in text
+
+
+def test_lists_of_a_protocol_that_draws_from_all_images_may_hold_unlabelled_ones(root, monkeypatch):
+    published = vars(PROTOCOLS["mirflickr"]["deephash"])
+    small = Protocol(**{**published, "images": 10, "train": 2, "query": 1, "database": 3})
+    monkeypatch.setitem(PROTOCOLS["mirflickr"], "deephash", small)
+    (root / "lists" / "database.txt").write_text("im10.jpg\nim4.jpg\nim5.jpg\n")
+    assert "'im4' without a label" in refused(root, lists="lists")
+    frame = manifest.check(read(root, lists="lists", protocol="deephash"), root, reader="mirflickr")
+    assert counts(frame) == (2, 1, 2)
+    assert frame.attrs["unlabelled"] == 1
+    (root / "lists" / "query.txt").write_text("im2.jpg\nim6.jpg\n")
+    text = refused(root, lists="lists", protocol="deephash")
+    assert "query.txt: 2 images, protocol='deephash' has 1; give its lists" in text
 
 
 def test_pairs_of_the_real_training_images_are_hard_and_soft_as_counted_from_the_authors_matrix(
