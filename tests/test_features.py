@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import threading
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -322,6 +323,8 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 def published(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Let torchvision's newest weights of any network be at this address."""
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which keeps the first proxies it saw
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     weights = SimpleNamespace(url=url, meta={})
     monkeypatch.setattr(
         torchvision.models, "get_model_weights", lambda _: SimpleNamespace(DEFAULT=weights)
