@@ -14,24 +14,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import simplejpeg
 from PIL import Image
+from record import record
 
 from isdh.images import decoders
-from isdh.rows import versions
 from isdh.store import Pictures, build_store, cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +119,6 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 128, 224])
     parser.add_argument("--rounds", type=int, default=5)
     words = parser.parse_args()
-    now = datetime.now(UTC)
     with tempfile.TemporaryDirectory() as temporary:
         folder = words.pictures or Path(temporary)
         if words.pictures is None:
@@ -144,23 +138,18 @@ def main() -> None:
                 row = {"size": size, "threads": threads, **rates, "isdh_to_pillow": share}
                 results.append(row)
                 print(row)
-    commit = ["git", "rev-parse", "--short", "HEAD"]
-    result = {
-        "date": now.isoformat(timespec="seconds"),
-        "commit": subprocess.check_output(commit, cwd=ROOT, text=True).strip(),
-        "machine": {"cores": cores(), "processor": platform.processor() or platform.machine()},
-        "load_average": os.getloadavg()[0],
-        "versions": {"python": platform.python_version(), **decoders(), **versions("simplejpeg")},
-        "pictures": {
+    record(
+        "decode",
+        packages=("pillow", "simplejpeg"),
+        decoders=decoders(),
+        pictures={
             "count": len(files),
             "generated": words.pictures is None,
             "mean_bytes": mean_bytes,
         },
-        "rounds": words.rounds,
-        "results": results,
-    }
-    target = ROOT / "benchmarks" / "results" / f"{now:%Y-%m-%d}-decode.json"
-    target.write_text(json.dumps(result, indent=2) + "\n")
+        rounds=words.rounds,
+        results=results,
+    )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -25,16 +23,15 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
+from record import record
 
 from isdh.artifacts import sha256
-from isdh.rows import versions
 from isdh.store import cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +143,7 @@ def main() -> None:
     parser.add_argument("--more", type=int, default=246)
     parser.add_argument("--size", type=int, default=128)
     words = parser.parse_args()
-    now, results = datetime.now(UTC), {}
+    results = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "raw").mkdir()
@@ -166,27 +163,18 @@ def main() -> None:
                 print(kind, name, step)
             results[kind] = steps
         kept = sum(file.stat().st_size for file in (folder / ".isdh" / "rows").iterdir())
-    commit = ["git", "rev-parse", "--short", "HEAD"]
-    result = {
-        "date": now.isoformat(timespec="seconds"),
-        "commit": subprocess.check_output(commit, cwd=ROOT, text=True).strip(),
-        "machine": {"cores": cores(), "processor": platform.processor() or platform.machine()},
-        "load_average": os.getloadavg()[0],
-        "versions": {
-            "python": platform.python_version(),
-            **versions("pillow", "torch", "onnxruntime"),
-        },
-        "pictures": {
+    record(
+        "rows",
+        packages=("pillow", "torch", "onnxruntime"),
+        pictures={
             "generated": words.raw is None,
             "first": words.count,
             "more": words.more,
             "size": words.size,
         },
-        "results": results,
-        "bytes_of_kept_rows": kept,
-    }
-    target = ROOT / "benchmarks" / "results" / f"{now:%Y-%m-%d}-rows.json"
-    target.write_text(json.dumps(result, indent=2) + "\n")
+        results=results,
+        bytes_of_kept_rows=kept,
+    )
 
 
 if __name__ == "__main__":
