@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from isdh.datasets import coco, mirflickr, nuswide, voc
+from isdh.errors import InputError
 
 IMAGES = 30
 BARE = 3  # the image without a label
@@ -24,6 +26,13 @@ def labelled(names: Sequence[str], images: int = IMAGES) -> dict[str, np.ndarray
     matrix[BARE + 1] |= matrix[BARE]
     matrix[BARE] = False
     return dict(zip(names, matrix.T, strict=True))
+
+
+def refusal(read: Callable[..., Any], root: Path, **choices: Any) -> str:
+    """What a reader says of a folder that it refuses."""
+    with pytest.raises(InputError) as error:
+        read(root, **choices)
+    return str(error.value)
 
 
 def picture(path: Path) -> None:

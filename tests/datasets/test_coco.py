@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from isdh import manifest
 from isdh.datasets import READERS, options
 from isdh.datasets.coco import CATEGORIES
 from isdh.errors import InputError
-from tests.datasets.layouts import BARE, instances, labelled, make_coco
+from tests.datasets.layouts import BARE, instances, labelled, make_coco, refusal
 
 
 def read(root: Path, **choices) -> pd.DataFrame:
@@ -21,10 +22,7 @@ def read(root: Path, **choices) -> pd.DataFrame:
     return READERS["coco"].read(root, options({"reader": "coco", **choices}, where="source"))
 
 
-def refused(root: Path, **choices) -> str:
-    with pytest.raises(InputError) as error:
-        read(root, **choices)
-    return str(error.value)
+refused = partial(refusal, read)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import pytest
 from isdh import manifest
 from isdh.datasets import READERS, options
 from isdh.datasets.mirflickr import ANNOTATIONS, IMAGES, LABELS, POTENTIAL
-from isdh.errors import InputError
 from isdh.protocols import PROTOCOLS, Protocol
 from isdh.statistics import similarity_statistics
+from tests.datasets.layouts import refusal
 
 LISTS = {"train": "im3.jpg\nim1.jpg\n", "query": "im2.jpg\n", "database": "im10.jpg\nim5.jpg\n"}
 
@@ -25,10 +26,7 @@ def read(root: Path, **choices) -> pd.DataFrame:
     return READERS["mirflickr"].read(root, options(source, where="source"))
 
 
-def refused(root: Path, **choices) -> str:
-    with pytest.raises(InputError) as error:
-        read(root, **choices)
-    return str(error.value)
+refused = partial(refusal, read)
 
 
 @pytest.fixture

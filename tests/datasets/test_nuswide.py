@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from isdh import manifest, protocols
 from isdh.datasets import READERS, options
 from isdh.datasets.nuswide import ANNOTATIONS, CONCEPTS, FREQUENT, LIST
 from isdh.errors import InputError
-from tests.datasets.layouts import BARE, IMAGES, make_nuswide, nuswide_names
+from tests.datasets.layouts import BARE, IMAGES, make_nuswide, nuswide_names, refusal
 
 LINES = 269_648  # of the official lists
 
@@ -22,10 +23,7 @@ def read(root: Path, **choices) -> pd.DataFrame:
     return READERS["nuswide"].read(root, options({"reader": "nuswide", **choices}, where="source"))
 
 
-def refused(root: Path, **choices) -> str:
-    with pytest.raises(InputError) as error:
-        read(root, **choices)
-    return str(error.value)
+refused = partial(refusal, read)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,8 @@ import pytest
 from isdh import manifest
 from isdh.datasets import READERS, options
 from isdh.datasets.voc import ANNOTATIONS, CLASSES, IMAGES, LISTS
-from isdh.errors import InputError
 from isdh.protocols import PROTOCOLS, Protocol
-from tests.datasets.layouts import annotation, make_voc, picture, voc_names
+from tests.datasets.layouts import annotation, make_voc, picture, refusal, voc_names
 
 BASE = "VOCdevkit/VOC2012"
 BOMB = '<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><annotation>&b;</annotation>'
@@ -26,10 +26,7 @@ def read(root: Path, **choices) -> pd.DataFrame:
     return READERS["voc"].read(root, options({"reader": "voc", **choices}, where="source"))
 
 
-def refused(root: Path, **choices) -> str:
-    with pytest.raises(InputError) as error:
-        read(root, **choices)
-    return str(error.value)
+refused = partial(refusal, read)
 
 
 @pytest.fixture
