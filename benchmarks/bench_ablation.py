@@ -27,7 +27,7 @@ PARTS: dict[str, dict[str, float]] = {
     "list alone": {},
     "average precision": {"ap_weight": 0.0},
     "NDCG": {"ndcg_weight": 0.0},
-    "straight-through": {"straight_through": 0.0},
+    "straight-through": {"straight_through_start": 0.0, "straight_through": 0.0},
     "weight of rows with many labels": {"anchor_power": 0.0},
     "auxiliary labels": {"auxiliary_weight": 0.0},
     "labels predicted from the other rows": {"teacher_share": 0.0},

@@ -1,10 +1,11 @@
 """Choose what a dataset leaves open for each method, on a part of its training rows.
 
-    python -m flows.choose <dataset>
+    python -m flows.choose <dataset> [<method>]
 
 Every method of isdh/methods/ that is descended gets the same learning rates and shares, those of
 the dataset's section `choose`. Outcomes go to choices/<dataset>.csv as they come: what stands there
-and would come out the same is not tried again. What params.yaml is to hold is printed.
+and would come out the same is not tried again; of methods not asked for, nothing is. What
+params.yaml is to hold is printed.
 """
 
 from __future__ import annotations
@@ -37,21 +38,25 @@ from isdh.training import TrainingRows
 
 
 @flow(name="choose", flow_run_name="choose {dataset}")
-async def choose(dataset: str) -> None:
-    """Try what has not been tried yet, a trial a core; then tell what is best."""
+async def choose(dataset: str, method: str = "") -> None:
+    """Try what has not been tried yet, of one method or all, a trial a core; tell what is best."""
     settings = params.load()
     if dataset not in settings.datasets:
         raise unknown("dataset", dataset, settings.datasets)
     section = settings.section(dataset)
-    trials = choice.grid(section.choose, methods.METHODS)
+    if method and method not in methods.METHODS:
+        raise unknown("method", method, methods.METHODS)
+    names = [method] if method else list(methods.METHODS)
+    trials = choice.grid(section.choose, names)
     check(settings, dataset, trials)
-    under = {name: conditions(settings, dataset, name) for name in methods.METHODS}
+    under = {name: conditions(settings, dataset, name) for name in names}
     log = Path("choices") / f"{dataset}.csv"
     wished = set(trials)
     done = [
         outcome
         for outcome in choice.read_log(log)
-        if outcome.trial in wished and outcome.under == under[outcome.trial.method]
+        if outcome.trial.method not in names
+        or (outcome.trial in wished and outcome.under == under[outcome.trial.method])
     ]
     tried = {outcome.trial for outcome in done}
     missing = [trial for trial in trials if trial not in tried]

@@ -77,7 +77,10 @@ def _arguments(stage: Flow[..., Any], words: Sequence[str]) -> dict[str, Any]:
         given = signature.bind(*words).arguments
         return {name: signature.parameters[name].annotation(word) for name, word in given.items()}
     except (TypeError, ValueError) as error:
-        usage = " ".join(f"<{name}>" for name in signature.parameters)
+        usage = " ".join(
+            f"<{name}>" if given.default is given.empty else f"[<{name}>]"
+            for name, given in signature.parameters.items()
+        )
         say(f"error: {' '.join(words)}: {error}\nusage: python -m flows.{stage.name} {usage}")
         sys.exit(2)
 

@@ -39,7 +39,8 @@ class RISH(Method):
         ap_weight: of 1 - average precision.
         ndcg_weight: of 1 - NDCG.
         anchor_power: a row's say in lists and NDCG is the labels it shares, to this power.
-        straight_through_start: share of the sign in the codes that are compared, at the first step.
+        straight_through_start: share of the sign in the codes that are compared, at the first step;
+            default: 6 / bits, at most 1, because a short code loses most by being cut to its sign.
         straight_through: the same at the last step; between them it changes evenly.
         auxiliary_weight: of the cross-entropy of the classifier on what the hash layer reads.
         teacher_share: of the labels predicted from the other rows, in the labels trained on.
@@ -55,13 +56,15 @@ class RISH(Method):
         ap_weight: float = 12.0,
         ndcg_weight: float = 9.0,
         anchor_power: float = 0.5,
-        straight_through_start: float = 0.0,
+        straight_through_start: float | None = None,
         straight_through: float = 1.0,
         auxiliary_weight: float = 0.3,
         teacher_share: float = 0.3,
         scale: float = 3.0,
     ) -> None:
         super().__init__(bits=bits, num_classes=num_classes)
+        if straight_through_start is None:
+            straight_through_start = min(1.0, 6 / bits)
         require_not_negative(
             list_weight=list_weight,
             ap_weight=ap_weight,

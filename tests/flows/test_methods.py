@@ -51,10 +51,10 @@ def test_choosing_logs_every_trial_repeats_none_and_refuses_what_cannot_be(made)
     section = SMALL["dataset"]["digits"]
     choose = {"learning_rate": [0.01], "bits": [8], "carve": 30, "hyper": {"ksh": {"anchors": [9]}}}
 
-    def command(**changes: object) -> subprocess.CompletedProcess[str]:
+    def command(*method: str, **changes: object) -> subprocess.CompletedProcess[str]:
         digits = {**section, "choose": {**choose, **changes}}
         write_params(made, methods=["isdh", "dhn"], dataset={"digits": digits})
-        return run(made, sys.executable, "-m", "flows.choose", "digits")
+        return run(made, sys.executable, "-m", "flows.choose", "digits", *method)
 
     try:
         first = command()
@@ -70,6 +70,14 @@ def test_choosing_logs_every_trial_repeats_none_and_refuses_what_cannot_be(made)
         again = command()
         assert again.returncode == 0, again.stderr
         assert log.read_bytes() == before  # seconds included: nothing was tried anew
+
+        one = command("dhn", learning_rate=[0.02], hyper={})
+        assert one.returncode == 0, one.stderr
+        changed = [line for line in log.read_text().splitlines() if line not in before.decode()]
+        assert [line.split(",")[:3] for line in changed] == [["dhn", "8", "0.02"]]
+        assert len(read_log(log)) == len(names)
+        assert command("dhm").returncode == 2
+        before = log.read_bytes()
 
         for changes, message in [
             ({"carve": 55}, "choose.carve=55: leaves 5 of 60 training rows"),

@@ -72,6 +72,11 @@ def test_the_share_of_the_sign_changes_evenly_from_start_to_end(step):
     assert (gradient - expected_gradient).abs().max().item() < 1e-9
 
 
+@pytest.mark.parametrize(("bits", "share"), [(4, 1.0), (12, 0.5), (24, 0.25), (48, 0.125)])
+def test_the_share_of_the_sign_starts_higher_the_shorter_the_code(bits, share):
+    assert build("rish", bits=bits, num_classes=CLASSES).straight_through_start == share
+
+
 def test_relevance_of_sets_is_sharing_a_label_and_gains_are_powers_of_two():
     _, labels = batch()
     related, gains = expected_relevance(labels, torch.float64)

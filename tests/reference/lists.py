@@ -32,7 +32,7 @@ def rish(
     ap_weight: float = 12.0,
     ndcg_weight: float = 9.0,
     anchor_power: float = 0.5,
-    share: float = 0.5,
+    share: float = 0.75,
     scale: float = 3.0,
 ) -> Tensor:
     bits = outputs.shape[1]
