@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ from flows.stage import WORKSPACE
 from isdh import manifest, params
 from isdh.artifacts import sha256, write_array, write_json
 from isdh.duplicates import SIDE
-from isdh.images import decoders
 from isdh.rows import Rows, limit, sources, versions
 from isdh.settings import Features, Images
 from isdh.statistics import describe
@@ -27,8 +25,7 @@ from isdh.store import Pictures, build_store
 if TYPE_CHECKING:
     from isdh.features import FeatureBackbone
 
-DECODING = ("isdh.images",)  # the source that determines pixels
-ENCODING = (  # and features
+ENCODING = (  # the source that determines features
     "isdh.backbones",
     "isdh.device",
     "isdh.features",
@@ -66,7 +63,7 @@ async def images(dataset: str, inputs: Images, rows: pd.DataFrame, root: Path) -
     """Write inputs.npy, uint8 (N, S, S, C)."""
     pictures = of(rows, root, inputs.size, inputs.channels)
     folder = WORKSPACE.data(dataset)
-    await store(folder / "inputs.npy", pictures, build_store, decoding(pictures))
+    await store(folder / "inputs.npy", pictures, build_store, pictures.recipe)
     none = np.empty((0, inputs.size, inputs.size, inputs.channels), dtype=np.uint8)
     write_array(folder / "mirrored.npy", none)
 
@@ -83,7 +80,7 @@ async def features(dataset: str, inputs: Features, rows: pd.DataFrame, root: Pat
     for name, some, mirrored in (("inputs.npy", rows, False), ("mirrored.npy", training, True)):
         pictures = of(some, root, inputs.size)
         recipe = {
-            **decoding(pictures),
+            **pictures.recipe,
             **encoding(backbone, path),
             "mirrored": mirrored,
         }
@@ -96,7 +93,7 @@ async def small(dataset: str, rows: pd.DataFrame, root: Path) -> np.ndarray:
     """What near copies are looked for in: uint8 (N, 32, 32)."""
     pictures = of(rows, root, SIDE, channels=1)
     path = WORKSPACE.state("small", dataset, "small.npy")
-    await store(path, pictures, build_store, decoding(pictures))
+    await store(path, pictures, build_store, pictures.recipe)
     pixels: np.ndarray = np.load(path)[..., 0]
     path.unlink()
     return pixels
@@ -105,17 +102,6 @@ async def small(dataset: str, rows: pd.DataFrame, root: Path) -> np.ndarray:
 def of(rows: pd.DataFrame, root: Path, size: int, channels: int = 3) -> Pictures:
     """The files of some rows."""
     return Pictures(root, list(rows["path"]), list(rows["sha256"]), size, channels)
-
-
-def decoding(pictures: Pictures) -> dict[str, Any]:
-    """All that determines the pixels of a row, except its file."""
-    return {
-        "size": pictures.size,
-        "channels": pictures.channels,
-        "machine": platform.machine(),
-        **decoders(),
-        **sources(*DECODING),
-    }
 
 
 def encoding(backbone: FeatureBackbone, weights: Path) -> dict[str, Any]:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from isdh.errors import InputError, first_five, unknown
+from isdh.errors import InputError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # on a scale of 0 to 1: torchvision's convention
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# What torchvision sets where it loads its own weights of these; here without the classifiers that
+# only their first training needed.
+_INCEPTION = {"transform_input": True, "aux_logits": False, "init_weights": True}
+_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # the dot in old files
+
 
 def untrained(name: str) -> nn.Module:
     """A classification network of torchvision with initial values.
+
+    Each reads pixels normalised by ImageNet's mean and deviation. A vision transformer reads
+    pictures of 224 pixels, or of the size that weights loaded into it are made for.
 
     Args:
         name: e.g. "mobilenet_v2", "resnet18", "alexnet".
@@ -28,8 +41,35 @@ def untrained(name: str) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
         raise unknown("backbone", name, known)
-    network: nn.Module = models.get_model(name, weights=None)
+    network: nn.Module = models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
+    if name == "efficientnet_v2_l":
+        network.features = _Halved(*network.features)
+    if isinstance(network, models.VisionTransformer):
+        network.register_load_state_dict_pre_hook(_take_size)
     return network
+
+
+class _Halved(nn.Sequential):
+    """Layers trained on pixels from -1 to 1, for pixels normalised as ImageNet's."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+        self.register_buffer("scale", std / 0.5, persistent=False)
+        self.register_buffer("shift", (mean - 0.5) / 0.5, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Scale pixels anew, and go on."""
+        outputs: Tensor = super().forward(pixels * self.scale + self.shift)
+        return outputs
+
+
+def _take_size(network: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Let a vision transformer read pictures of the size that its weights are made for."""
+    found, positions = state.get(f"{prefix}encoder.pos_embedding"), network.encoder.pos_embedding
+    if isinstance(found, Tensor) and found.ndim == 3 and found.shape != positions.shape:
+        network.image_size = network.patch_size * math.isqrt(found.shape[1] - 1)
+        network.encoder.pos_embedding = nn.Parameter(positions.new_empty(found.shape))
 
 
 def _models() -> Any:
@@ -50,7 +90,14 @@ def pretrained(name: str, weights: Path) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):  # initial values are drawn and then replaced
         network = untrained(name)
-    network.load_state_dict(_state_dict(name, weights, network), strict=True)
+    state = _state_dict(name, weights)
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{weights}: not the weights of {name}: {textwrap.shorten(str(error), 300)}; "
+            f"download torchvision's weights of {name}"
+        ) from None
     return network.eval()
 
 
@@ -106,7 +153,8 @@ def without_classifier(network: nn.Module) -> tuple[nn.Module, int]:
     return network, last.in_features if isinstance(last, nn.Linear) else last.in_channels
 
 
-def _state_dict(name: str, weights: Path, network: nn.Module) -> dict[str, Tensor]:
+def _state_dict(name: str, weights: Path) -> Any:
+    """What the file has, by the names that torchvision's loading knows."""
     if not weights.is_file():
         raise InputError(_absent(name, weights))
     try:
@@ -116,17 +164,8 @@ def _state_dict(name: str, weights: Path, network: nn.Module) -> dict[str, Tenso
         raise InputError(
             f"{weights}: not a file of weights ({reason}); download it again"
         ) from None
-    wanted = network.state_dict()
-    found = state if isinstance(state, dict) else {}
-    wrong = [
-        key
-        for key in sorted(wanted.keys() | found.keys(), key=str)
-        if getattr(wanted.get(key), "shape", None) != getattr(found.get(key), "shape", None)
-    ]
-    if wrong:
-        raise InputError(
-            f"{weights}: not the weights of {name}: {len(wrong)} of {len(wanted)} entries are "
-            f"missing, unknown or of another shape ({first_five(wrong)}); "
-            f"download torchvision's weights of {name}"
-        )
-    return found
+    for key in list(state) if isinstance(state, dict) else ():
+        value = state.pop(key)
+        if not str(key).startswith(_AUXILIARY):
+            state[_DENSE_LAYER.sub(r"\1\2", str(key))] = value
+    return state

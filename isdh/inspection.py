@@ -124,7 +124,7 @@ def inspect(
     kept.attrs = rows.attrs
     statistics = describe(kept, small if usable.all() else small[usable])
     chances = _chance(kept, params.evaluate.cutoffs)
-    findings = [Finding("refused", text) for text in manifest.broken_rules(rows)]
+    findings = [Finding("refused", text) for text in _broken_rules(rows, files, options.damaged)]
     findings += [*_spoilt(files, options.damaged), *_doubts(statistics, chances)]
     return Inspection(
         dataset,
@@ -203,6 +203,17 @@ def _look_at(root: Path, path: str, digest: str | None, small: NDArray[np.uint8]
     except InputError as error:
         return _File(digest, damage=str(error))
     return _File(digest)
+
+
+def _broken_rules(rows: pd.DataFrame, files: Sequence[_File], allowed: float) -> list[str]:
+    """Of all rows, and of those that stay where damaged files are left out."""
+    broken = list(manifest.broken_rules(rows))
+    damaged = np.array([bool(file.damage) for file in files])
+    if 0 < damaged.sum() <= allowed * len(files):
+        kept = rows[~damaged].reset_index(drop=True)
+        said = f"without {_counted(int(damaged.sum()), 'damaged file')}"
+        broken += [f"{said}: {text}" for text in manifest.broken_rules(kept) if text not in broken]
+    return broken
 
 
 def _spoilt(files: Sequence[_File], damaged: float) -> Iterator[Finding]:

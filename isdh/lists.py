@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from isdh.errors import InputError, first_five
 from isdh.manifest import SPLITS, repeats
 
+Stem = Callable[[str], str]  # what of a path is enough to know it by
 AMBIGUOUS = -1  # in a row's place, where several rows have the name
 
 
@@ -36,11 +37,12 @@ def read(
     paths: Sequence[str],
     allowed: np.ndarray,
     also_database: bool,
+    by_file_name: bool = True,
 ) -> Lists:
     """Read the three lists of a folder.
 
-    A line is an image's id, its path, or any path that ends in its file name; 0s and 1s after
-    it, the labels in the lists of others, are passed over.
+    A line is an image's id or its path; 0s and 1s after it, the labels in the lists of others, are
+    passed over unless the whole line is a name.
 
     Args:
         folder: where train.txt, query.txt and database.txt lie.
@@ -48,12 +50,15 @@ def read(
         paths: paths of the rows, below the raw root.
         allowed: bool (N,), rows that a list may hold: as a rule, those with a label.
         also_database: database.txt may hold training images: all of them, or none.
+        by_file_name: a line may also be any path that ends in an image's file name, whatever its
+            suffix: for collections in which a name stands once.
 
     Raises:
         InputError: a list is missing or no text, or names an image that is not there, ambiguous,
             unlabelled, twice there or in another list.
     """
-    known = _known(names, paths)
+    stem = _stem if by_file_name else str
+    known = _known(names, paths, stem)
     split = np.full(len(names), "", dtype=object)
     sha256 = {}
     for part in SPLITS:
@@ -63,7 +68,7 @@ def read(
         content = path.read_bytes()
         sha256[path.name] = hashlib.sha256(content).hexdigest()
         entries = _entries(content, path)
-        rows = _rows(entries, known, path)
+        rows = _rows(entries, known, stem, path)
         ids = [names[row] for row in rows]
         if again := repeats(ids):
             raise InputError(f"{path}: {first_five(again)} more than once; keep one line each")
@@ -80,38 +85,43 @@ def read(
     return Lists(split, sha256)
 
 
-def _known(names: Sequence[str], paths: Sequence[str]) -> dict[str, int]:
-    """Id, path and file name without suffix -> row."""
+def _known(names: Sequence[str], paths: Sequence[str], stem: Stem) -> dict[str, int]:
+    """Id, path and stem -> row."""
     known: dict[str, int] = {}
     for row, (name, path) in enumerate(zip(names, paths, strict=True)):
-        for key in {name, path, _stem(path)}:
+        for key in {name, path, stem(path)}:
             known[key] = AMBIGUOUS if key in known else row
     return known
 
 
 def _entries(content: bytes, path: Path) -> list[str]:
-    """The images of a list, with forward slashes."""
+    """The lines of a list that are not empty, with forward slashes."""
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    entries = []
-    for line in lines:
-        first, *rest = line.split() or [""]
-        labelled = bool(rest) and set(rest) <= {"0", "1"}
-        entries.append((first if labelled else line.strip()).replace("\\", "/"))
-    return [entry for entry in entries if entry]
+    return [line.strip().replace("\\", "/") for line in lines if line.strip()]
 
 
-def _rows(entries: list[str], known: dict[str, int], path: Path) -> np.ndarray:
+def _rows(entries: list[str], known: dict[str, int], stem: Stem, path: Path) -> np.ndarray:
     """The row of each entry: int64 (M,)."""
-    found = [known.get(entry, known.get(_stem(entry))) for entry in entries]
-    by_entry = list(zip(entries, found, strict=True))
-    if odd := [entry for entry, row in by_entry if row is None]:
+    by_entry = [(entry, _row(entry, known, stem)) for entry in entries]
+    if odd := [_without_labels(entry) for entry, row in by_entry if row is None]:
         raise InputError(f"{path}: no image {first_five(odd)}; remove the lines")
-    if odd := [entry for entry, row in by_entry if row == AMBIGUOUS]:
+    if odd := [_without_labels(entry) for entry, row in by_entry if row == AMBIGUOUS]:
         raise InputError(f"{path}: several images are called {first_five(odd)}; write the paths")
-    return np.array(found, dtype=np.int64)
+    return np.array([row for _, row in by_entry], dtype=np.int64)
+
+
+def _row(entry: str, known: dict[str, int], stem: Stem) -> int | None:
+    """The row of a line: what it says as a whole comes first, an image may be called "cat 1"."""
+    bare = _without_labels(entry)
+    return next((known[k] for k in (entry, bare, stem(entry), stem(bare)) if k in known), None)
+
+
+def _without_labels(entry: str) -> str:
+    first, *rest = entry.split()
+    return first if rest and set(rest) <= {"0", "1"} else entry
 
 
 def _refuse(path: Path, ids: list[str], wrong: np.ndarray, problem: str) -> None:
@@ -121,5 +131,6 @@ def _refuse(path: Path, ids: list[str], wrong: np.ndarray, problem: str) -> None
 
 
 def _stem(path: str) -> str:
+    """The file name without its suffix."""
     name = path.rpartition("/")[2]
     return name.rpartition(".")[0] or name

@@ -200,7 +200,7 @@ def broken_rules(frame: pd.DataFrame) -> Iterator[str]:
     if odd := frame.loc[frame["also_database"] & (split != "train"), "image"].tolist():
         yield f"also_database is for training rows, not {first_five(odd)}; set it to false there"
     if unused := [name for name in labels_of(frame) if not frame[name].any()]:
-        yield f"labels that no image has: {first_five(unused)}; remove their columns"
+        yield f"labels that no image has: {first_five(unused)}; remove them from the table"
     rows = {name: int((split == name).sum()) for name in SPLITS}
     rows["database"] = len(database_rows(frame))  # training rows will do, where they are searched
     if empty := [name for name in SPLITS if not rows[name]]:

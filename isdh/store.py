@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import platform
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,12 +20,11 @@ import numpy as np
 
 from isdh.arrays import Write, new_array, row_bytes
 from isdh.errors import NAMED, InputError
-from isdh.images import decode
-from isdh.rows import NOTHING_KEPT, Rows
+from isdh.images import decode, decoders
+from isdh.rows import NOTHING_KEPT, Rows, sources
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
-LEAVE_OUT = "source: {damaged: 0.01}"  # the share of files that may be left out
-GLANCE = 8  # pixels a side, where it only matters whether a file decodes
+DECODING = ("isdh.images",)  # the source that determines pixels
 
 
 class UnreadableError(InputError):
@@ -73,34 +74,34 @@ class Pictures:
         reasons = []
         for position, row in enumerate(rows):
             try:
-                batch[position] = self._decoded(row)
+                batch[position] = self.decode(row, self.read(row))
             except InputError as error:
                 reasons.append(str(error))
         if reasons:
             raise UnreadableError(reasons)
         return batch
 
-    def damage(self, row: int) -> str | None:
-        """Why a row does not decode; None: it does.
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All that determines the pixels of a row, except its file."""
+        return {
+            "size": self.size,
+            "channels": self.channels,
+            "machine": platform.machine(),
+            **decoders(),
+            **sources(*DECODING),
+        }
+
+    def decode(self, row: int, data: bytes) -> np.ndarray:
+        """A file's content: uint8 (size, size, channels)."""
+        return decode(data, size=self.size, channels=self.channels, name=self.paths[row])
+
+    def read(self, row: int) -> bytes:
+        """A file, verified against its digest.
 
         Raises:
-            InputError: a missing or altered file.
+            InputError: it is missing or altered.
         """
-        data = self._read(row)
-        try:
-            decode(data, size=GLANCE, channels=self.channels, name=self.paths[row])
-        except InputError as error:
-            return str(error)
-        return None
-
-    def _decoded(self, row: int) -> np.ndarray:
-        data = self._read(row)
-        try:
-            return decode(data, size=self.size, channels=self.channels, name=self.paths[row])
-        except InputError as error:
-            raise InputError(f"{error}, or leave such files out: {LEAVE_OUT}") from None
-
-    def _read(self, row: int) -> bytes:
         path = self.paths[row]
         try:
             data = (self.root / path).read_bytes()
@@ -306,9 +307,9 @@ def undecodable(
     """Find the files that do not decode, so that their rows can be left out.
 
     Args:
-        pictures: the files; their size and channels do not matter.
+        pictures: the files.
         share: of the files, how many may be among them.
-        rows: where it is kept which files decode, a byte each.
+        rows: where the pixels of those that decode are kept.
         threads: default: one a core.
         on_progress: called with rows done and rows in all.
 
@@ -319,25 +320,35 @@ def undecodable(
         InputError: more than the share (the first five are named), or a missing or altered file.
     """
     threads, damage = threads or cores(), {}
-    missing = _copy(rows, pictures.digests, 1, lambda *_: None)
+    width = row_bytes((pictures.size, pictures.size, pictures.channels), np.uint8)
+    missing = _copy(rows, pictures.digests, width, lambda *_: None)
     done = len(pictures) - len(missing)
 
-    def look(part: range) -> dict[int, str]:
-        found = {missing[i]: pictures.damage(missing[i]) for i in part}
-        return {row: reason for row, reason in found.items() if reason is not None}
+    def look(part: range) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        pixels, reasons = {}, {}
+        for row in (missing[i] for i in part):
+            data = pictures.read(row)
+            try:
+                pixels[pictures.digests[row]] = pictures.decode(row, data)
+            except InputError as error:
+                reasons[row] = str(error)
+        return pixels, reasons
 
     if on_progress is not None and done:
         on_progress(done, len(pictures))
     with ThreadPoolExecutor(threads) as pool:
         for part, future in _ahead(pool, look, len(missing), 64, 2 * threads):
-            damage.update(future.result())
-            whole = [missing[i] for i in part if missing[i] not in damage]
-            rows.keep([pictures.digests[row] for row in whole], np.ones((len(whole), 1), "u1"))
+            pixels, reasons = future.result()
+            damage.update(reasons)
+            if pixels:
+                rows.keep(list(pixels), np.stack(list(pixels.values())))
             if on_progress is not None:
                 on_progress(done + part.stop, len(pictures))
     if len(damage) > share * len(pictures):
+        enough = math.ceil(1000 * len(damage) / len(pictures)) / 1000
         raise InputError(
             f"{len(damage):,} of {len(pictures):,} files do not decode, more than damaged={share} "
-            "allows:\n  " + "\n  ".join(list(damage.values())[:NAMED])
+            f"allows; replace them, or leave them out: source: {{damaged: {enough}}}\n  "
+            + "\n  ".join(list(damage.values())[:NAMED])
         )
     return damage

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ImageEnhance
+from PIL import Image, ImageEnhance
 
 from isdh import cli, datasets, duplicates, manifest, params
 from isdh.chance import chance
@@ -148,6 +148,39 @@ def test_everything_amiss_is_told_in_one_run(raw, tmp_path):
     assert "1 query of 6 also in the database, equal to the byte" in told(found, "warning")
     levels = [finding.level for finding in found.findings]
     assert levels == sorted(levels)  # what is refused stands first
+
+
+def test_of_many_damaged_files_the_first_five_are_named_and_all_counted(raw):
+    rows = write_dataset(raw)
+    for row in rows[5:13]:
+        (raw / row["path"]).write_bytes((raw / row["path"]).read_bytes()[:600])
+    first, *named, last = told(look(), "refused").splitlines()
+    assert first.startswith("8 files of 38 cannot be decoded; replace them")
+    assert [line.split(":")[0].strip() for line in named] == [f"{row}.jpg" for row in range(5, 10)]
+    assert last.strip() == "and 3 more"
+
+
+def test_queries_and_searched_pictures_that_were_trained_on_are_named(raw):
+    rows = write_dataset(raw)
+    (raw / "14.jpg").write_bytes((raw / "2.jpg").read_bytes())
+    (raw / "30.jpg").write_bytes(saved(ImageEnhance.Brightness(scene(5)).enhance(0.8), quality=60))
+    assert (rows[2]["split"], rows[14]["split"], rows[30]["split"]) == (
+        "train",
+        "query",
+        "database",
+    )
+    warned = told(look(), "warning")
+    assert "1 query of 6 also in the training rows, equal to the byte: im14 and im2; " in warned
+    assert (
+        "1 training row of 12 also in the database, nearly the same to the eye: im5 and" in warned
+    )
+
+
+def test_pictures_of_one_colour_are_no_near_copies_of_one_another(raw):
+    write_dataset(raw)
+    for row, grey in ((3, 20), (13, 120), (23, 121)):
+        (raw / f"{row}.jpg").write_bytes(saved(Image.new("RGB", (60, 60), (grey, grey, grey))))
+    assert look().findings == ()
 
 
 def test_paths_and_links_that_leave_the_folder_are_named(raw, tmp_path):

@@ -21,11 +21,12 @@ from PIL import Image
 
 from flows import preprocess
 from isdh import rows as rows_module
+from isdh import store
 from isdh.artifacts import Workspace
 from isdh.errors import InputError
 from isdh.rows import Rows, limit, sources, versions
 from isdh.settings import Features, Images
-from isdh.store import Pictures, build_store, undecodable, write_rows
+from isdh.store import DECODING, Pictures, build_store, undecodable, write_rows
 
 ROWS = 150  # three batches
 usage = namedtuple("usage", "total used free", defaults=(0, 0, 10**12))
@@ -397,13 +398,13 @@ def test_which_files_decode_is_looked_at_once_a_file(pictures, folder, monkeypat
     (pictures.root / "3.png").write_bytes(b"text")
     pictures.digests[3] = hashlib.sha256(b"text").hexdigest()
     looked = []
-    damage = Pictures.damage
+    read = Pictures.read
 
-    def counted(self: Pictures, row: int) -> str | None:
+    def counted(self: Pictures, row: int) -> bytes:
         looked.append(self.paths[row])
-        return damage(self, row)
+        return read(self, row)
 
-    monkeypatch.setattr(Pictures, "damage", counted)
+    monkeypatch.setattr(Pictures, "read", counted)
     first, second = (undecodable(pictures, share=0.1, rows=kept(folder)) for _ in range(2))
     assert list(first) == [3]
     assert second == first
@@ -440,12 +441,12 @@ BYSTANDERS = {
 
 @pytest.mark.parametrize(
     ("start", "recipe"),
-    [("isdh.images", preprocess.DECODING), ("isdh.features", preprocess.ENCODING)],
+    [("isdh.images", DECODING), ("isdh.features", preprocess.ENCODING)],
 )
 def test_a_recipe_names_all_source_that_determines_a_row(start, recipe):
     graph = grimp.build_graph("isdh", cache_dir=None)
     needed = graph.find_upstream_modules(start) | {start}
-    assert needed - set(BYSTANDERS) <= {*recipe, *preprocess.DECODING}
+    assert needed - set(BYSTANDERS) <= {*recipe, *DECODING}
 
 
 class Brightness:
@@ -541,7 +542,7 @@ def test_pictures_of_another_size_or_colour_are_made_anew(stage, capsys):
         lambda stage, patch: patch.setattr(Brightness, "name", "contrast"),
         lambda stage, patch: patch.setattr(Brightness, "batch_size", 32),
         lambda stage, patch: patch.setattr(preprocess, "versions", lambda *names: {"torch": "9"}),
-        lambda stage, patch: patch.setattr(preprocess, "decoders", lambda: {"pillow": "99"}),
+        lambda stage, patch: patch.setattr(store, "decoders", lambda: {"pillow": "99"}),
         lambda stage, patch: patch.setattr(preprocess, "sources", lambda *names: {"isdh": "0"}),
     ],
     ids=["weights", "backbone", "batch size", "engine", "decoder", "source"],

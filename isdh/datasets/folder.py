@@ -5,8 +5,8 @@ The table (CSV in UTF-8, or Parquet) has a row an image:
 - `path`, relative to the folder; or `image`, which then is the path too; or both, and `image`
   is the id;
 - `labels`, as `cat;dog`; or one column of 0 and 1 for each label;
-- `split` (train, query, database); without it, it is drawn so that every label has its share in
-  each;
+- `split` (train, query, database); without it, the options name lists of ids, or it is drawn so
+  that every label has its share in each;
 - `also_database` (0 or 1): training images that are searched too;
 - `sha256`, which is passed over, so that a manifest is such a table.
 """
@@ -19,8 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from isdh import lists
 from isdh.errors import InputError, first_five
 from isdh.manifest import FIXED, SPLITS, repeats
 from isdh.settings import Source
@@ -49,22 +50,33 @@ class Options(Source):
     """Where the table is, and how rows are split if it does not say."""
 
     table: str = "labels.csv"  # below the folder; .csv or .parquet
+    lists: str | None = None  # below the folder, with train.txt, query.txt and database.txt
     train: Amount | None = None  # drawn for training; None: half, at most MOST_TRAIN
     query: Amount | None = None  # drawn as queries; None: a tenth, at most MOST_QUERY
     seed: int = Field(0, ge=0)  # of the draw
     also_database: bool = False  # search training images too
 
-    @field_validator("table")
+    @field_validator("table", "lists")
     @classmethod
-    def _below_the_folder(cls, table: str) -> str:
-        pure = PurePosixPath(table)
+    def _below_the_folder(cls, path: str | None) -> str | None:
+        pure = PurePosixPath(path or "")
         if pure.is_absolute() or ".." in pure.parts:
-            raise ValueError("want a file below the folder, so that its changes are seen")
-        return table
+            raise ValueError("want a path below the folder, so that its changes are seen")
+        return path
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Options:
+        if self.lists is not None and (drawn := self.model_fields_set & {"train", "query", "seed"}):
+            raise ValueError(f"lists says it all: remove {', '.join(sorted(drawn))}")
+        return self
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Read the table.
+    """Read the table, and lists if there are any.
+
+    With lists, `attrs` has the sha256 of each, and says how many labelled images are in none of
+    them (`unlisted`); these are left out, and with them labels of the column `labels` that no
+    other image has.
 
     Args:
         root: the folder.
@@ -74,7 +86,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         The manifest's columns except sha256.
 
     Raises:
-        InputError: no such table, not of the form above, or a broken option.
+        InputError: no such table or lists, not of the form above, or a broken option.
     """
     import pandas as pd
 
@@ -93,13 +105,22 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     if "split" not in table and (again := repeats(images)):
         raise InputError(f"{name}: images that stand twice: {first_five(again)}; keep one row each")
     labels = _labels(table, name)
+    attrs: dict[Any, Any] = {}
+    if options.lists is None or "split" in table:
+        split = _split(table, labels, options)
+    else:
+        split, attrs = _listed(root / options.lists, options, images, paths, labels)
+    listed = np.flatnonzero(split != "")
     columns = {
         "image": images,
         "path": paths,
-        **_split(table, labels, options),
-        **labels,
+        "split": split,
+        "also_database": _also_database(options, table, split),
+        **{label: has for label, has in labels.items() if has[listed].any() or label in table},
     }
-    return pd.DataFrame(columns)
+    kept = pd.DataFrame(columns).iloc[listed].reset_index(drop=True)
+    kept.attrs = attrs
+    return kept
 
 
 def _table(root: Path, name: str) -> dict[str, list[Any]]:
@@ -143,6 +164,8 @@ def _csv(path: Path) -> dict[str, list[Any]]:
     except csv.Error as error:
         raise InputError(f"{path}: not CSV ({error}); save it again as CSV") from None
     header, *rows = [[field.strip() for field in row] for _, row in numbered]
+    if any("\0" in field for field in header):
+        raise InputError(f"{path}: zero bytes, as in UTF-16, not UTF-8; save it as CSV UTF-8")
     if len(header) < 2:
         raise InputError(
             f"{path}: one column, {header}; columns are separated by commas, not semicolons or tabs"
@@ -234,25 +257,48 @@ def _flags(cells: list[Any], column: str, name: str) -> np.ndarray:
 
 def _split(
     table: dict[str, list[Any]], labels: dict[str, np.ndarray], options: Options
-) -> dict[str, Any]:
-    """The columns split and also_database."""
+) -> np.ndarray:
+    """The table's split, or one that is drawn: str objects (N,)."""
     name = options.table
-    if "split" in table:
-        if odd := sorted(options.model_fields_set & {"train", "query", "seed"}):
-            raise InputError(f"{name}: has a column 'split'; remove the options {', '.join(odd)}")
-        split = np.array(table["split"], dtype=object)
-        if unknown := sorted({str(value) for value in split} - set(SPLITS)):
-            raise InputError(f"{name}: splits {first_five(unknown)}; known: {', '.join(SPLITS)}")
-    else:
-        split = _drawn(np.column_stack(list(labels.values())), options)
+    if "split" not in table:
+        return _drawn(np.column_stack(list(labels.values())), options)
+    if odd := sorted(options.model_fields_set & {"train", "query", "seed", "lists"}):
+        raise InputError(f"{name}: has a column 'split'; remove the options {', '.join(odd)}")
+    split = np.array(table["split"], dtype=object)
+    if unknown := sorted({str(value) for value in split} - set(SPLITS)):
+        raise InputError(f"{name}: splits {first_five(unknown)}; known: {', '.join(SPLITS)}")
+    return split
+
+
+def _listed(
+    folder: Path,
+    options: Options,
+    images: list[str],
+    paths: list[str],
+    labels: dict[str, np.ndarray],
+) -> tuple[np.ndarray, dict[Any, Any]]:
+    """The split that lists say, str objects (N,), "" in none of them; and the frame's `attrs`."""
+    labelled: np.ndarray = np.logical_or.reduce(list(labels.values()))
+    found = lists.read(
+        folder,
+        names=images,
+        paths=paths,
+        allowed=labelled,
+        also_database=options.also_database,
+        by_file_name=False,  # a/1.jpg and b/1.jpg are two pictures
+    )
+    split = np.where(labelled, found.split, "database")  # the manifest drops and counts these
+    return split, {"lists": found.sha256, "unlisted": int((split == "").sum())}
+
+
+def _also_database(options: Options, table: dict[str, list[Any]], split: np.ndarray) -> np.ndarray:
     if "also_database" not in table:
-        return {"split": split, "also_database": options.also_database & (split == "train")}
+        return np.asarray(options.also_database & (split == "train"))
     if options.also_database:
-        raise InputError(f"{name}: has a column 'also_database'; remove the option of that name")
-    return {
-        "split": split,
-        "also_database": _flags(table["also_database"], "also_database", name),
-    }
+        raise InputError(
+            f"{options.table}: has a column 'also_database'; remove the option of that name"
+        )
+    return _flags(table["also_database"], "also_database", options.table)
 
 
 def _drawn(labels: np.ndarray, options: Options) -> np.ndarray:

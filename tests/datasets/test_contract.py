@@ -13,10 +13,8 @@ import pytest
 from isdh import manifest
 from isdh.datasets import READERS, options
 from isdh.errors import InputError
-from isdh.published import Published
 from tests.datasets.layouts import BARE, MAKE
 
-PUBLISHED = [name for name in READERS if issubclass(READERS[name].Options, Published)]
 pytestmark = pytest.mark.parametrize("reader", list(READERS))
 
 
@@ -101,13 +99,7 @@ def test_options_are_validated_without_pandas(reader):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def published(reader: str) -> None:
-    if reader not in PUBLISHED:
-        pytest.skip("splits own pictures, by a column of its table")
-
-
 def test_lists_say_which_image_is_where_and_their_bytes_are_told(reader, root):
-    published(reader)
     frame = read(reader, root)
     names = frame["path"].tolist()
     del names[BARE]
@@ -126,7 +118,6 @@ def test_lists_say_which_image_is_where_and_their_bytes_are_told(reader, root):
 
 
 def test_metadata_of_lists_are_kept_in_the_manifest_and_change_its_bytes(reader, root, tmp_path):
-    published(reader)
     names = read(reader, root)["path"].tolist()
     del names[BARE]
     for file, order in (("a", 1), ("b", 1), ("c", -1)):
@@ -144,7 +135,6 @@ def test_metadata_of_lists_are_kept_in_the_manifest_and_change_its_bytes(reader,
 
 
 def test_a_list_that_names_an_unknown_image_is_refused(reader, root):
-    published(reader)
     names = read(reader, root)["path"].tolist()
     write_lists(root, train=names[:2], query=["nowhere/none.jpg"], database=names[5:])
     with pytest.raises(InputError, match=r"query.txt: no image 'nowhere/none.jpg'; remove"):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from isdh import manifest, scenes
+from isdh.artifacts import sha256
 from isdh.datasets import READERS, options
 from isdh.errors import InputError
 
@@ -188,6 +189,7 @@ def test_no_table_is_refused(tmp_path):
         ("", "one column"),
         ("é,labels\n".encode("latin-1"), "not UTF-8"),
         (TABLE.encode("utf-16"), "not UTF-8"),
+        (TABLE.encode("utf-16-le"), "zero bytes, as in UTF-16, not UTF-8; save it as CSV UTF-8"),
         ('path,labels\na,"dog\n', "not CSV"),
         ("file,split,labels\na,train,dog\n", "no column 'path' or 'image' among 'file', 'split'"),
         ("path,split\na,train\n", "no labels; add a column"),
@@ -293,10 +295,11 @@ def test_spaces_around_fields_and_names_of_columns_are_dropped(tmp_path):
     assert frame[["path", "split"]].to_numpy().tolist() == [["a", "train"]]
 
 
-@pytest.mark.parametrize("table", ["../labels.csv", "/data/labels.csv", "a/../../labels.csv"])
-def test_a_table_outside_of_the_folder_is_refused(tmp_path, table):
-    with pytest.raises(InputError, match=r"table='.*': want a file below the folder"):
-        read(tmp_path, table=table)
+@pytest.mark.parametrize("place", ["../here", "/data/here", "a/../../here"])
+@pytest.mark.parametrize("option", ["table", "lists"])
+def test_a_table_or_lists_outside_of_the_folder_are_refused(tmp_path, option, place):
+    with pytest.raises(InputError, match=rf"{option}='.*': want a path below the folder"):
+        read(tmp_path, **{option: place})
 
 
 def test_a_table_of_another_kind_is_refused(tmp_path):
@@ -330,3 +333,85 @@ def test_counts_that_leave_no_database_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"train=40, query=40: "):
         drawn(tmp_path, train=0.5, query=0.5)
     assert np.all(drawn(tmp_path, train=60, query=19)["split"].value_counts() > 0)
+
+
+LISTED = """image,path,labels
+one,a/1.jpg,cat
+two,b/1.jpg,dog
+three,b/3 0.jpg,cat;dog
+one 1,b/3.jpg,cat
+five,b/5.jpg,lynx
+six,b/6.jpg,
+"""
+
+
+def listed(
+    root: Path, table: str = LISTED, *, train="one\n", query="two\n", database="three\n", **choices
+) -> pd.DataFrame:
+    """Read a table beside lists."""
+    (root / "lists").mkdir(exist_ok=True)
+    for part, text in (("train", train), ("query", query), ("database", database)):
+        (root / "lists" / f"{part}.txt").write_text(text)
+    return written(root, table, lists="lists", **choices)
+
+
+def test_lists_split_by_id_or_path_and_their_bytes_are_told_in_the_manifest(tmp_path):
+    frame = listed(tmp_path, train="one 1\n", query="b/1.jpg 0 1\n", database="b/3 0.jpg\none\n")
+    assert dict(zip(frame["image"], frame["split"], strict=True)) == {
+        "one": "database",  # and not what "one 1" means, with a label behind it
+        "two": "query",
+        "three": "database",
+        "one 1": "train",
+        "six": "database",  # without a label: the manifest drops and counts it
+    }
+    for path in frame["path"]:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(path.encode())
+    manifest.write(manifest.check(frame, tmp_path, reader="folder"), tmp_path / "m.parquet")
+    again = manifest.read(tmp_path / "m.parquet")
+    assert "six" not in again["image"].tolist()
+    assert again.attrs == {
+        "lists": {
+            f"{part}.txt": sha256(tmp_path / "lists" / f"{part}.txt") for part in manifest.SPLITS
+        },
+        "unlisted": 1,
+        "unlabelled": 1,
+        "reader": "folder",
+    }
+
+
+def test_a_label_of_unlisted_images_only_is_none_unless_it_has_a_column(tmp_path):
+    assert manifest.labels_of(listed(tmp_path)) == ["cat", "dog"]
+    table = "image,cat,dog,lynx\none,1,0,0\ntwo,0,1,0\nthree,1,0,0\nfour,0,0,1\n"
+    assert manifest.labels_of(listed(tmp_path, table)) == ["cat", "dog", "lynx"]
+
+
+def test_listed_training_images_may_be_searched_too(tmp_path):
+    frame = listed(tmp_path, database="three\none\n", also_database=True)
+    assert frame.loc[frame["also_database"], "image"].tolist() == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "problem"),
+    [
+        ({"train": "one\nc/5.jpg\n"}, "train.txt: no image 'c/5.jpg'; remove the lines"),
+        ({"query": "three\nb/3\n"}, "query.txt: no image 'b/3'"),
+        ({"database": "six\n"}, "database.txt: 'six' without a label"),
+        ({"database": "one\n"}, "database.txt: 'one' in another list too"),
+        ({"table": LISTED.replace("two,b", "one,b")}, "images that stand twice: 'one'"),
+    ],
+)
+def test_a_list_that_does_not_suit_the_table_is_refused(tmp_path, choices, problem):
+    with pytest.raises(InputError) as error:
+        listed(tmp_path, **choices)
+    assert problem in str(error.value)
+
+
+def test_lists_beside_another_way_to_split_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"source: lists says it all: remove seed, train"):
+        read(tmp_path, lists="lists", train=3, seed=1)
+    with pytest.raises(InputError, match=r"has a column 'split'; remove the options lists"):
+        listed(tmp_path, "path,split,labels\na,train,dog\n")
+    (tmp_path / "labels.csv").write_text(LISTED)
+    with pytest.raises(InputError, match=r"train.txt: no such list; want train.txt, query.txt and"):
+        read(tmp_path, lists="nowhere")

@@ -77,26 +77,6 @@ def test_wrong_arguments_of_a_stage_are_answered_with_its_usage(bare):
     assert_refused(stage(bare, "flows.train", "digits"), "usage: python -m flows.train <dataset>")
 
 
-def test_a_picture_that_does_not_decode_is_named_and_the_last_outputs_come_back(made):
-    inputs = made / "data" / "digits" / "inputs.npy"
-    before = inputs.read_bytes()
-    picture = sorted((made / "raw" / "digits" / "images").rglob("*.png"))[3]
-    content = picture.read_bytes()
-    picture.chmod(0o644)
-    picture.write_bytes(b"no picture at all")
-    try:
-        done = run(made, "dvc", "repro", "-s", "dataset@digits", "preprocess@digits")
-        assert done.returncode == 255
-        assert picture.name in done.stderr
-        assert "`dvc checkout preprocess@digits` brings them back" in done.stderr
-        assert "Traceback" not in done.stderr
-    finally:
-        picture.write_bytes(content)
-    assert run(made, "dvc", "repro", "-s", "dataset@digits").returncode == 0
-    assert run(made, "dvc", "checkout", "preprocess@digits").returncode == 0
-    assert inputs.read_bytes() == before
-
-
 def test_a_stage_ends_when_dvc_is_killed_and_the_next_run_equals_an_undisturbed_one(made):
     """kill -9 of dvc in the middle of a training; the stage follows, and the next one resumes."""
     digits = {**SMALL["dataset"]["digits"], "training": {"epochs": 200, "batch_size": 20}}

@@ -1,4 +1,4 @@
-"""Going back to earlier data, refactoring without training, pruning: docs/versions.md, by DVC."""
+"""Pictures from elsewhere, going back, refactoring, pruning: docs/versions.md, by DVC itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.workspaces import run, write_params
+from isdh import manifest
+from tests.pictures import saved, scene
+from tests.workspaces import copy_project, run, write_params
 
 pytestmark = pytest.mark.slow
 
@@ -111,3 +113,26 @@ def test_pruning_keeps_what_the_named_commits_need(two_months):
     lost = run(two_months, "dvc", "checkout")
     assert lost.returncode != 0
     assert "holiday" in lost.stderr + lost.stdout
+
+
+def test_pictures_from_elsewhere_are_imported_and_brought_up_to_date(tmp_path):
+    source, folder = tmp_path / "archive" / "holiday", copy_project(tmp_path / "project")
+    write_params(folder, datasets={"holiday": "raw/holiday"}, dataset={"holiday": SECTION})
+    source.mkdir(parents=True)
+    lines = [f"{number}.jpg,{('cat', 'dog')[number % 2]}\n" for number in range(20)]
+    for number in range(20):
+        (source / f"{number}.jpg").write_bytes(saved(scene(number)))
+    table = source / "labels.csv"
+    table.write_text("path,labels\n" + "".join(lines[:16]))
+    must(folder, "dvc", "import-url", "-q", str(source), "raw/holiday")
+    must(folder, "dvc", "repro", "-q", "dataset@holiday")
+    assert must(folder, "dvc", "status", "dataset@holiday").strip() == UP_TO_DATE
+    assert "?? raw/holiday.dvc" in must(folder, "git", "status", "--short", "-uall", "raw")
+
+    table.write_text("path,labels\n" + "".join(lines))
+    assert must(folder, "dvc", "status", "dataset@holiday").strip() == UP_TO_DATE
+    must(folder, "dvc", "update", "-q", "raw/holiday.dvc")
+    assert (folder / "raw" / "holiday" / "labels.csv").read_bytes() == table.read_bytes()
+    assert "raw/holiday" in must(folder, "dvc", "status", "dataset@holiday")
+    must(folder, "dvc", "repro", "-q", "dataset@holiday")
+    assert len(manifest.read(folder / "data" / "holiday" / "manifest.parquet")) == 20
