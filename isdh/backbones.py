@@ -41,16 +41,20 @@ def untrained(name: str) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
         raise unknown("backbone", name, known)
-    network: nn.Module = models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
+    network: Any = models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
     if name == "efficientnet_v2_l":
         network.features = _Halved(*network.features)
     if isinstance(network, models.VisionTransformer):
         network.register_load_state_dict_pre_hook(_take_size)
-    return network
+    body: nn.Module = network
+    return body
 
 
 class _Halved(nn.Sequential):
     """Layers trained on pixels from -1 to 1, for pixels normalised as ImageNet's."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(*layers)
@@ -60,8 +64,10 @@ class _Halved(nn.Sequential):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Scale pixels anew, and go on."""
-        outputs: Tensor = super().forward(pixels * self.scale + self.shift)
-        return outputs
+        values = pixels * self.scale + self.shift
+        for layer in self:
+            values = layer(values)
+        return values
 
 
 def _take_size(network: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

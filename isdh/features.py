@@ -29,10 +29,19 @@ class FeatureBackbone:
     Features are what the last layer would read: for mobilenet_v2 the pooled 1280 channels.
     On a CPU float32 throughout, by torch or, once compiled, by ONNX Runtime, whose features differ
     by rounding; on CUDA under bfloat16 autocast.
+
+    Args:
+        name: of the network.
+        network: float (N, 3, S, S), normalised -> (N, ...).
+        device: where to compute.
+        only_size: the one S that the network reads; None: it reads many.
     """
 
-    def __init__(self, name: str, network: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, name: str, network: nn.Module, device: torch.device, only_size: int | None = None
+    ) -> None:
         self.name = name
+        self.only_size = only_size
         self.device = device
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self._size: int | None = None  # of images that are compiled for
@@ -53,7 +62,8 @@ class FeatureBackbone:
         """
         network = backbones.pretrained(name, weights)
         body, _ = backbones.without_classifier(network)
-        return cls(name, fuse(body).requires_grad_(False), torch.device(device))
+        only_size = getattr(network, "image_size", None)  # of vision transformers
+        return cls(name, fuse(body).requires_grad_(False), torch.device(device), only_size)
 
     @property
     def batch_size(self) -> int:
@@ -96,6 +106,11 @@ class FeatureBackbone:
         Raises:
             InputError: the network cannot read images of that size.
         """
+        if self.only_size not in (None, size):
+            raise InputError(
+                f"size={size}: {self.name} with these weights reads pictures of "
+                f"{self.only_size} pixels alone; set size: {self.only_size}"
+            )
         try:
             features = self._by_torch(np.zeros((1, size, size, 3), dtype=np.uint8))
         except (RuntimeError, AssertionError) as error:

@@ -20,7 +20,7 @@ from isdh.errors import NAMED, InputError, first_five
 from isdh.images import decode
 from isdh.settings import Source
 from isdh.statistics import describe
-from isdh.store import cores
+from isdh.store import cores, leave_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,7 +225,8 @@ def _spoilt(files: Sequence[_File], damaged: float) -> Iterator[Finding]:
         text = f"{_counted(len(lost), 'file')} {total} cannot be read; add them or drop their rows"
         yield Finding("refused", text + _listed(lost))
     if len(damage) > damaged * len(files):
-        text = f"{_counted(len(damage), 'file')} {total} cannot be decoded; replace them"
+        text = f"{_counted(len(damage), 'file')} {total} cannot be decoded; replace them, or "
+        text += leave_out(len(damage), len(files))
         yield Finding("refused", text + _listed(damage))
     elif damage:
         text = f"{_counted(len(damage), 'file')} {total} cannot be decoded and will be left out"

@@ -345,10 +345,15 @@ def undecodable(
             if on_progress is not None:
                 on_progress(done + part.stop, len(pictures))
     if len(damage) > share * len(pictures):
-        enough = math.ceil(1000 * len(damage) / len(pictures)) / 1000
         raise InputError(
             f"{len(damage):,} of {len(pictures):,} files do not decode, more than damaged={share} "
-            f"allows; replace them, or leave them out: source: {{damaged: {enough}}}\n  "
+            f"allows; replace them, or {leave_out(len(damage), len(pictures))}\n  "
             + "\n  ".join(list(damage.values())[:NAMED])
         )
     return damage
+
+
+def leave_out(damaged: int, files: int) -> str:
+    """How to do without so many damaged files of so many, in words for people."""
+    enough = math.ceil(1000 * damaged / files) / 1000
+    return f"leave them out: source: {{damaged: {enough}}}"

@@ -144,7 +144,7 @@ def test_everything_amiss_is_told_in_one_run(raw, tmp_path):
     assert "image ids that stand twice: 'im31'" in refused
     assert "9 files of 35 cannot be read; add them or drop their rows\n  0.jpg: No such" in refused
     assert "\n  4.jpg: No such file or directory\n  and 4 more" in refused
-    assert "2 files of 35 cannot be decoded; replace them\n  7.jpg: " in refused
+    assert "2 files of 35 cannot be decoded; replace them, or leave them out: source: {damaged: 0.058}\n  7.jpg: " in refused
     assert "1 query of 6 also in the database, equal to the byte" in told(found, "warning")
     levels = [finding.level for finding in found.findings]
     assert levels == sorted(levels)  # what is refused stands first
@@ -155,7 +155,7 @@ def test_of_many_damaged_files_the_first_five_are_named_and_all_counted(raw):
     for row in rows[5:13]:
         (raw / row["path"]).write_bytes((raw / row["path"]).read_bytes()[:600])
     first, *named, last = told(look(), "refused").splitlines()
-    assert first.startswith("8 files of 38 cannot be decoded; replace them")
+    assert first.startswith("8 files of 38 cannot be decoded; replace them, or leave")
     assert [line.split(":")[0].strip() for line in named] == [f"{row}.jpg" for row in range(5, 10)]
     assert last.strip() == "and 3 more"
 
