@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flows import services, stage
@@ -17,6 +18,7 @@ from isdh.errors import InputError
 from isdh.params import Params
 
 LIVE_SECONDS = 30.0  # between updates of a training's curves; shorter ones need no MLflow
+SYSTEM_METRICS = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"  # as MLflow calls it
 LATER = "ISDH_PUBLISH_LATER"  # in a stage's environment: the pipeline publishes the whole cell
 
 
@@ -82,17 +84,30 @@ class Live:
         self.epochs = tuple(epochs)
 
     def _keep_telling(self) -> None:
-        while not self.ended.wait(LIVE_SECONDS):
-            if not self.epochs:
-                continue
-            from isdh import tracking
+        try:
+            with self._load_of_the_machine():
+                while not self.ended.wait(LIVE_SECONDS):
+                    if self.epochs:
+                        self._publish()
+        except InputError as error:
+            stage.say(f"curves are not live: {error}")
 
-            history = {**self.history, "epochs": self.epochs}
-            try:
-                tracking.publish(WORKSPACE, self.settings, self.cell, history)
-            except InputError as error:
-                stage.say(f"curves are not live: {error}")
-                return
+    @contextmanager
+    def _load_of_the_machine(self) -> Iterator[None]:
+        """Log it beside the curves, where the environment asks for that."""
+        if os.environ.get(SYSTEM_METRICS, "").lower() not in {"true", "1"}:
+            yield
+            return
+        from isdh import tracking
+
+        with tracking.system_metrics(WORKSPACE, self._publish()):
+            yield
+
+    def _publish(self) -> str:
+        from isdh import tracking
+
+        history = {**self.history, "epochs": self.epochs}
+        return tracking.publish(WORKSPACE, self.settings, self.cell, history)
 
 
 async def prepare(settings: Params) -> None:

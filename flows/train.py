@@ -15,7 +15,7 @@ from flows.fingerprint import fingerprint
 from flows.stage import WORKSPACE
 from isdh import manifest, methods, models, networks, params
 from isdh.artifacts import Cell, read_array, read_json, write_json
-from isdh.device import choose_device, describe
+from isdh.device import choose_device, describe, hardware, peak_memory
 from isdh.method import FittedMethod, Method
 from isdh.settings import INPUT_DTYPES
 from isdh.training import Record, TrainingRows, fit
@@ -64,6 +64,7 @@ async def learn(
         "training": training.model_dump(),
         "rows": len(data.rows),
         "device": describe(device),
+        "hardware": hardware(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -97,7 +98,12 @@ async def learn(
     with tracked.Live(settings, cell, history) as live:
         records = await stage.aside(descend, progress)
     seconds = sum(record["seconds"] for record in records)
-    return network, {**history, "seconds": seconds, "epochs": records}
+    totals = {
+        "training_seconds": seconds,
+        "rows_per_second": len(records) * len(data.rows) / seconds,
+        **peak_memory(device),
+    }
+    return network, {**history, "totals": totals, "epochs": records}
 
 
 def start(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
+import resource
+import sys
+from pathlib import Path
 
 import torch
 
@@ -35,3 +39,29 @@ def autocast(device: torch.device) -> torch.autocast:
 def describe(device: torch.device) -> str:
     """The device for people: "cpu", or CUDA with the card's name."""
     return "cpu" if device.type == "cpu" else f"cuda {torch.cuda.get_device_name(device)}"
+
+
+def hardware() -> dict[str, str | int]:
+    """The machine: its processor's name, cores this process may use, and bytes of memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": _processor(),
+        "cores": cores or 1,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+def _processor() -> str:
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """The most memory so far, in bytes: of this process, and of its tensors on a CUDA device."""
+    kilo = 1 if sys.platform == "darwin" else 1024
+    most = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo}
+    if device.type == "cuda":
+        most["peak_cuda_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+    return most

@@ -68,8 +68,9 @@ def history(cell: Cell, *, fingerprint: str = "f" * 64, epochs: int = 3) -> dict
         "training": {"epochs": 3, "learning_rate": 0.001, "schedule": "cosine"},
         "rows": 20,
         "device": "cpu",
+        "hardware": {"processor": "x86", "cores": 2, "memory_bytes": 1 << 34},
         "versions": {"python": "3.11.7", "torch": "2.9.0", "numpy": "2.3.0"},
-        "seconds": 0.9 * epochs,
+        "totals": {"training_seconds": 0.9 * epochs, "peak_memory_bytes": 1 << 28},
         "epochs": records,
     }
 

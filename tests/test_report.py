@@ -141,7 +141,6 @@ def write_cell(
         "fingerprint": "0",
         "method": {"name": cell.method, "gamma": 10.0},
         "training": {"epochs": 8, "batch_size": 64},
-        "seconds": 12.0,
         "epochs": epochs,
     }
     artifacts.write_json(workspace.model(cell) / "history.json", history)

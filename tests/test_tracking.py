@@ -146,7 +146,10 @@ def test_a_scored_cell_becomes_a_finished_run_with_all_that_its_files_say(worksp
         name: [(0, value, times[2])] for name, value in scores.items()
     }
     tags = {"isdh.cell": "digits/isdh-12-0", "dataset": "digits", "version.torch": "2.9.0"}
+    tags |= {"device": "cpu", "hardware.processor": "x86", "hardware.cores": "2"}
     assert tags.items() <= found["tags"].items()
+    assert found["points"]["training_seconds"] == [(3, pytest.approx(2.7), times[2])]
+    assert found["points"]["peak_memory_bytes"] == [(3, 1 << 28, times[2])]
     digest = projection.data_digest(workspace, "digits")
     assert found["inputs"] == [("digits", digest)]
     assert found["files"] == [
@@ -156,6 +159,18 @@ def test_a_scored_cell_becomes_a_finished_run_with_all_that_its_files_say(worksp
         "artifacts/scores/isdh-12-0.json",
         "artifacts/scores/isdh-12-0.npz",
     ]
+
+
+def test_the_load_of_the_machine_is_logged_while_a_run_goes_on(workspace, settings, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    run = tracking.publish(workspace, settings, CELL, synthetic.history(CELL, epochs=0))
+    for _ in range(2):
+        with tracking.system_metrics(workspace, run):
+            time.sleep(1.5)
+    found = history(workspace, run, "system/cpu_utilization_percentage")
+    steps = [step for step, _, _ in found]
+    assert len(steps) >= 4
+    assert steps == sorted(set(steps))  # the second time went on behind the first
 
 
 def test_publishing_again_writes_nothing(workspace, settings):
@@ -194,7 +209,7 @@ def test_live_curves_and_files_make_the_same_run_as_files_alone(workspace, setti
     ids = set()
     for epochs in (1, 1, 2, 3):
         so_far = synthetic.history(CELL, epochs=epochs)
-        del so_far["seconds"]  # known at the end
+        del so_far["totals"]  # known at the end
         ids.add(tracking.publish(workspace, settings, CELL, so_far))
     (live,) = ids
     assert shown(workspace, live)["status"] == "RUNNING"

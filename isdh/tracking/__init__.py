@@ -17,6 +17,7 @@ from isdh.tracking.comparison import Comparison, Entry, compare, runs
 from isdh.tracking.publishing import Published, prepare, publish, publish_all
 from isdh.tracking.registry import Decision, promote, rollback
 from isdh.tracking.server import address, require_answer
+from isdh.tracking.system import system_metrics
 
 __all__ = [
     "Comparison",
@@ -32,4 +33,5 @@ __all__ = [
     "require_answer",
     "rollback",
     "runs",
+    "system_metrics",
 ]

@@ -151,16 +151,19 @@ def _projection(
     files: tuple[File, ...],
 ) -> Projection:
     epochs = history["epochs"]
+    totals = history.get("totals", {})  # of the whole training, once it has ended
+    records = [*epochs[:-1], *[{**last, **totals} for last in epochs[-1:]]]
     parts = {"method": history["method"], "training": history["training"], **sections}
     who = {"method": cell.method, "bits": str(cell.bits), "seed": str(cell.seed)}
-    versions = {f"version.{name}": str(v) for name, v in history["versions"].items()}
+    facts = {f"version.{name}": str(v) for name, v in history["versions"].items()}
+    facts |= {f"hardware.{name}": str(v) for name, v in history["hardware"].items()}
     return Projection(
         cell=cell,
         fingerprint=history["fingerprint"],
         params=who | {"training.rows": str(history["rows"])} | _flat(parts),
-        points=tuple(point for record in epochs for point in _points(record)),
+        points=tuple(point for record in records for point in _points(record)),
         scores=scores,
-        tags={"dataset": cell.dataset, **who, "device": history["device"], **versions, **tags},
+        tags={"dataset": cell.dataset, **who, "device": history["device"], **facts, **tags},
         files=files,
         data=data_digest(workspace, cell.dataset),
         start=epochs[0]["timestamp"] - round(1000 * epochs[0]["seconds"]) if epochs else None,
