@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from flows import services
+from flows import stage as stages
 from tests.workspaces import SMALL, copy_project, environment, run, write_params
 
 pytestmark = pytest.mark.slow
@@ -140,3 +143,18 @@ def status(stat: Path) -> str:
         return stat.read_text().rsplit(")", 1)[1]
     except OSError:
         return "gone -1"
+
+
+def test_a_stage_that_completed_has_not_failed_where_the_server_kept_no_result(monkeypatch):
+    """As where a slow server answers a state that it was told of twice."""
+    from prefect.states import Completed, Failed
+
+    async def recorded(return_state: bool) -> object:
+        return state
+
+    monkeypatch.setattr(services, "api_answers", lambda url: True)
+    state = Completed()
+    asyncio.run(stages.run(recorded, {}))
+    state = Failed(message="no space")
+    with pytest.raises(Exception, match="no space"):
+        asyncio.run(stages.run(recorded, {}))
