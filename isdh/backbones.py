@@ -41,13 +41,13 @@ def untrained(name: str) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
         raise unknown("backbone", name, known)
-    network: Any = models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
+    network: nn.Module = models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
     if name == "efficientnet_v2_l":
-        network.features = _Halved(*network.features)
+        layers = network.get_submodule("features").children()
+        network.set_submodule("features", _Halved(*layers))
     if isinstance(network, models.VisionTransformer):
         network.register_load_state_dict_pre_hook(_take_size)
-    body: nn.Module = network
-    return body
+    return network
 
 
 class _Halved(nn.Sequential):

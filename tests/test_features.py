@@ -1,17 +1,12 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import os
-import shutil
+import re
 import tarfile
-import threading
-import urllib.request
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +15,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from isdh.backbones import fetch, without_classifier
+from isdh.backbones import IMAGENET_MEAN, IMAGENET_STD, fetch, pretrained, untrained
 from isdh.errors import InputError
 from isdh.features import FeatureBackbone, extract, normalise
 from isdh.store import Pictures
@@ -29,11 +24,35 @@ SIZE = 64
 ROWS = 40  # two batches of 16 and one of 8
 
 
-def save_weights(name: str, path: Path) -> Path:
-    with torch.random.fork_rng():
+def save_weights(name: str, path: Path, size: int = SIZE, **options: Any) -> Path:
+    """A file of random weights; BatchNorm's statistics are those of noise: no value dies out."""
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        torch.save(torchvision.models.get_model(name, weights=None).state_dict(), path)
+        network = torchvision.models.get_model(name, weights=None, **options)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = None
+        network(normalised(name, noise(8, size)))
+    torch.save(network.state_dict(), path)
     return path
+
+
+def noise(count: int, size: int) -> np.ndarray:
+    """Pictures of it."""
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def normalised(name: str, images: np.ndarray) -> torch.Tensor:
+    """Pictures as torchvision's transforms give them to the network."""
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    transform = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.ToTensor(),
+            torchvision.transforms.Normalize(preset.mean, preset.std),
+        ]
+    )
+    return torch.stack([transform(image) for image in images])
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +77,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
     return Pictures(root, names, digests, SIZE)
 
 
-def plain_features(name: str, weights: Path, images: np.ndarray) -> torch.Tensor:
+def plain_features(name: str, weights: Path, images: np.ndarray, **options: Any) -> torch.Tensor:
     """What torchvision's own model and transforms give, without any of our short cuts."""
-    network = torchvision.models.get_model(name, weights=None)
+    network = torchvision.models.get_model(name, weights=None, **options)
     network.load_state_dict(torch.load(weights, weights_only=True))
-    if isinstance(network.classifier[1], nn.Conv2d):
-        network.classifier[1] = nn.Identity()
+    last = next(part for part in ("classifier", "heads", "fc") if hasattr(network, part))
+    layers = getattr(network, last)
+    if isinstance(layers, nn.Sequential):
+        layers[1 if name.startswith("squeezenet") else -1] = nn.Identity()
     else:
-        network.classifier = nn.Identity()
-    transform = torchvision.transforms.Compose(
-        [
-            torchvision.transforms.ToTensor(),
-            torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
+        setattr(network, last, nn.Identity())
     with torch.inference_mode():
-        return network.eval()(torch.stack([transform(image) for image in images]))
+        return network.eval()(normalised(name, images))
 
 
 def test_row_i_holds_the_features_of_picture_i(backbone, weights, pictures, tmp_path):
@@ -183,7 +198,7 @@ def test_an_unknown_backbone_names_the_nearest(weights):
 
 
 def test_weights_of_another_backbone_are_refused(weights):
-    with pytest.raises(InputError, match=r"not the weights of squeezenet1_0: .* of another shape"):
+    with pytest.raises(InputError, match=r"not the weights of squeezenet1_0: .*Missing key"):
         FeatureBackbone.load("squeezenet1_0", weights)
 
 
@@ -276,80 +291,81 @@ def test_compiled_features_are_those_of_torch_but_for_rounding(compiled, weights
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "vit_b_32"])
-def test_networks_of_each_kind_can_be_compiled(name):
+def test_networks_of_each_kind_can_be_compiled(name, tmp_path):
     size = 224 if name == "vit_b_32" else SIZE
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = torchvision.models.get_model(name, weights=None).train()
-        for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = None
-        with torch.no_grad():
-            network(torch.rand(8, 3, size, size))  # statistics, so that no value dies out
-    body, _ = without_classifier(network.eval())
-    backbone = FeatureBackbone(name, body.requires_grad_(False), torch.device("cpu"))
-    images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-    expected = backbone.features(images).astype(np.float32)
+    path = save_weights(name, tmp_path / "weights.pth", size)
+    backbone = FeatureBackbone.load(name, path)
     backbone.compile(size)
+    expected = plain_features(name, path, noise(3, size)).numpy()
     assert np.ptp(expected) > 0
     np.testing.assert_allclose(
-        backbone.features(images), expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max()
+        backbone.features(noise(3, size)), expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max()
     )
+
+
+# Builders of networks set these beside the weights that torchvision publishes.
+INCEPTION = {"transform_input": True, "init_weights": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("googlenet", INCEPTION),
+        ("googlenet", {**INCEPTION, "aux_logits": False}),
+        ("efficientnet_v2_l", {}),
+    ],
+)
+def test_networks_trained_on_pixels_from_minus_1_to_1_get_such(name, options, tmp_path):
+    path = save_weights(name, tmp_path / "weights.pth", **options)
+    expected = plain_features(name, path, noise(2, SIZE), **options).numpy()
+    features = FeatureBackbone.load(name, path).features(noise(2, SIZE))
+    np.testing.assert_allclose(features, expected, rtol=5e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_all_other_networks_are_trained_on_pixels_normalised_as_imagenets():
+    models = torchvision.models
+    presets = {
+        name: models.get_model_weights(name).DEFAULT.transforms()
+        for name in models.list_models(module=models)
+    }
+    other = {name for name, preset in presets.items() if preset.mean != list(IMAGENET_MEAN)}
+    other |= {name for name, preset in presets.items() if preset.std != list(IMAGENET_STD)}
+    assert other == {"efficientnet_v2_l"}
+
+
+def test_files_with_names_of_old_versions_are_read(tmp_path):
+    path = save_weights("densenet121", tmp_path / "new.pth")
+    state = {
+        re.sub(r"(norm|conv)([12])\.", r"\1.\2.", key): value
+        for key, value in torch.load(path, weights_only=True).items()
+        if not key.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in state
+    torch.save(state, tmp_path / "old.pth")
+    old, new = (
+        FeatureBackbone.load("densenet121", tmp_path / f"{age}.pth").features(noise(1, SIZE))
+        for age in ("old", "new")
+    )
+    np.testing.assert_array_equal(old, new)
+
+
+def test_a_vision_transformer_reads_the_size_of_its_weights_alone(tmp_path):
+    path = save_weights("vit_b_32", tmp_path / "weights.pth", image_size=SIZE)
+    backbone = FeatureBackbone.load("vit_b_32", path)
+    expected = plain_features("vit_b_32", path, noise(2, SIZE), image_size=SIZE).numpy()
+    np.testing.assert_allclose(backbone.features(noise(2, SIZE)), expected, rtol=2e-3, atol=1e-3)
+    assert backbone.width(SIZE) == 768
+    with pytest.raises(InputError, match=r"^size=224: vit_b_32 .* of 64 pixels alone; set size: 6"):
+        backbone.width(224)
+    again = untrained("vit_b_32")
+    again.load_state_dict(pretrained("vit_b_32", path).state_dict())  # as a trained one is read
+    assert again.image_size == SIZE
 
 
 def test_a_compiled_row_has_the_same_bits_whatever_stands_beside_it(compiled, pictures):
     images = pictures.pixels(range(ROWS))
     together = compiled.features(images)
     assert all((compiled.features(images[[i]])[0] == together[i]).all() for i in range(ROWS))
-
-
-class Files(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """A loopback server of the files below tmp_path / "served"."""
-    (tmp_path / "served").mkdir()
-    handler = partial(Files, directory=str(tmp_path / "served"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def published(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """Let torchvision's newest weights of any network be at this address."""
-    monkeypatch.setattr(urllib.request, "_opener", None)  # which keeps the first proxies it saw
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    weights = SimpleNamespace(url=url, meta={})
-    monkeypatch.setattr(
-        torchvision.models, "get_model_weights", lambda _: SimpleNamespace(DEFAULT=weights)
-    )
-
-
-def test_weights_are_fetched_whole_and_checked(monkeypatch, weights, address, tmp_path):
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    for prefix in (digest[:8], "0" * 8):
-        shutil.copy(weights, tmp_path / "served" / f"squeezenet1_1-{prefix}.pth")
-    path = tmp_path / "weights" / "squeezenet1_1.pth"
-    published(monkeypatch, f"{address}/squeezenet1_1-{'0' * 8}.pth")
-    with pytest.raises(InputError, match=r"squeezenet1_1.pth: no such file.*invalid hash value"):
-        fetch("squeezenet1_1", path)
-    assert list(path.parent.iterdir()) == []
-    published(monkeypatch, f"{address}/squeezenet1_1-{digest[:8]}.pth")
-    fetch("squeezenet1_1", path)
-    assert path.read_bytes() == weights.read_bytes()
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_weights_that_cannot_be_fetched_say_where_they_are(monkeypatch, address, tmp_path):
-    published(monkeypatch, f"{address}/squeezenet1_1-00000000.pth")
-    with pytest.raises(InputError, match=rf"download torchvision's.* from {address}.*404"):
-        fetch("squeezenet1_1", tmp_path / "squeezenet1_1.pth")
 
 
 def test_weights_of_an_unknown_network_are_not_looked_for(tmp_path):
