@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from prefect import flow
 
@@ -45,7 +47,7 @@ async def score(cell: Cell, settings: params.Params) -> metrics.Scores:
 
 @stage.task(name="write scores", retries=2, retry_delay_seconds=5)
 async def write(cell: Cell, scores: metrics.Scores) -> None:
-    """The means as flat JSON; then values per query and curves, and whose they all are."""
+    """The means as flat JSON; then values per query and curves, whose and of which queries."""
     path = WORKSPACE.scores(cell)
     write_json(path, scores.as_dict())
     with replacing(path.with_suffix(".npz")) as stream:
@@ -56,7 +58,28 @@ async def write(cell: Cell, scores: metrics.Scores) -> None:
             **scores.per_query,
             precision_by_radius=scores.precision_by_radius,
             recall_by_radius=scores.recall_by_radius,
+            **asked(cell),
         )
+
+
+def asked(cell: Cell) -> dict[str, Any]:
+    """What was asked for and among how many, for those who have the scores and not the data.
+
+    Returns:
+        query_labels: uint8 (Q, ceil(C / 8)), little bit order; label_names: str (C,);
+        database_size: int.
+    """
+    from pyarrow import parquet
+
+    path = WORKSPACE.manifest(cell.dataset)
+    rows = manifest.read_splits(path)
+    labels = read_array(WORKSPACE.data(cell.dataset) / "labels.npy", dtype=bool)
+    names = [name for name in parquet.read_schema(path).names if name not in manifest.FIXED]
+    return {
+        "query_labels": np.packbits(labels[manifest.query_rows(rows)], axis=1, bitorder="little"),
+        "label_names": np.array(names),
+        "database_size": len(manifest.database_rows(rows)),
+    }
 
 
 if __name__ == "__main__":

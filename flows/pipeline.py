@@ -103,18 +103,19 @@ async def rest() -> None:
 
 @stage.task(name="publish and promote", retries=2, retry_delay_seconds=5)
 async def publish(settings: Params) -> None:
-    """Project all cells to MLflow, move champions by the rule, show both.
+    """Project all cells to MLflow, nominate and promote models by the rule, show both.
 
     Raises:
-        InputError: MLflow does not answer; everything is made all the same.
+        InputError: MLflow does not answer, or a model cannot be decided on; everything is made, and
+            decided where it can be, all the same.
     """
     from isdh import tracking
 
     told = tracking.publish_all(WORKSPACE, settings)
     stage.say(f"MLflow: {told.written} runs written, {told.unchanged} unchanged")
-    decisions = tracking.promote(WORKSPACE, settings)
-    for decision in decisions:
-        stage.say(f"{decision.model}: {decision.reason}")
+    decisions = tracking.promote(
+        WORKSPACE, settings, tell=lambda one: stage.say(f"{one.model}: {one.reason}")
+    )
     published.mark(WORKSPACE, settings)
     await stage.show_table(
         [
@@ -122,7 +123,8 @@ async def publish(settings: Params) -> None:
                 "model": decision.model,
                 "candidate": str(decision.cell),
                 "version": decision.version,
-                "champion": "moves" if decision.moves else decision.champion,
+                "champion": decision.version if decision.moves else decision.champion,
+                "before": decision.champion,
                 "why": decision.reason,
             }
             for decision in decisions

@@ -84,13 +84,21 @@ class Live:
         self.epochs = tuple(epochs)
 
     def _keep_telling(self) -> None:
+        with self._load_of_the_machine():
+            answers = True
+            while not self.ended.wait(LIVE_SECONDS):
+                if self.epochs:
+                    answers = self._try_to_publish(was_told=not answers)
+
+    def _try_to_publish(self, *, was_told: bool) -> bool:
+        """Publish; whether that went well. An outage is told once."""
         try:
-            with self._load_of_the_machine():
-                while not self.ended.wait(LIVE_SECONDS):
-                    if self.epochs:
-                        self._publish()
+            self._publish()
         except InputError as error:
-            stage.say(f"curves are not live: {error}")
+            if not was_told:
+                stage.say(f"curves are not live while this lasts: {error}")
+            return False
+        return True
 
     @contextmanager
     def _load_of_the_machine(self) -> Iterator[None]:
@@ -100,7 +108,13 @@ class Live:
             return
         from isdh import tracking
 
-        with tracking.system_metrics(WORKSPACE, self._publish()):
+        try:
+            run = self._publish()
+        except InputError as error:
+            stage.say(f"the load of the machine is not logged: {error}")
+            yield
+            return
+        with tracking.system_metrics(WORKSPACE, run):
             yield
 
     def _publish(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +14,11 @@ import typer
 from isdh.errors import InputError, unknown
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from isdh.artifacts import Workspace
     from isdh.params import Params
-    from isdh.tracking import Comparison, Decision, Entry
+    from isdh.tracking import Decision
 
 app = typer.Typer(
     name="isdh",
@@ -48,10 +51,18 @@ def _here() -> tuple[Workspace, Params]:
 @app.command()
 def compare(
     dataset: Annotated[str | None, typer.Option(help="One of params.yaml; by default all.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    bits: Annotated[list[int] | None, typer.Option(help="May be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated.")] = None,
     metric: Annotated[
-        str | None, typer.Option(help="A score, e.g. map_at_all; by default the champion's.")
+        list[str] | None,
+        typer.Option(help="A score, e.g. map_at_all; may be repeated. By default the champion's."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row an entry.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write one HTML page as well.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Also cells that params.yaml no longer names.")
     ] = False,
@@ -59,75 +70,93 @@ def compare(
     """Compare methods at each code length.
 
     Mean and deviation over seeds, of today's cells as MLflow holds them; which methods are level
-    with the best, and which better or worse than isdh, by a paired bootstrap over queries.
+    with the best, and which better or worse than isdh, by a paired bootstrap over queries. Two
+    single runs: isdh diff.
     """
-    from isdh import tracking
+    from isdh import tracking, views
 
+    if as_json and as_csv:
+        raise InputError("--json --csv: one of them at a time")
     workspace, params = _here()
     if dataset is not None and dataset not in params.datasets:
         raise unknown("dataset", dataset, params.datasets)
     rule = params.champion
-    metric = metric or rule.metric
-    direction = rule.direction if metric == rule.metric else "max"
-    found = [
-        tracking.compare(
-            workspace,
-            name,
-            metric,
-            direction=direction,
-            cells=None if everything else params.cells(name),
-        )
+    only = tracking.Selection(tuple(method or ()), tuple(bits or ()), tuple(seed or ()))
+    metrics = {
+        each: rule.direction if each == rule.metric else "max" for each in metric or [rule.metric]
+    }
+    cells = {
+        name: None if everything else params.cells(name)
         for name in ([dataset] if dataset else params.datasets)
-    ]
+    }
+    if html:
+        from isdh import comparison_page
+
+        shown = [
+            each
+            for name, some in cells.items()
+            for each in tracking.illustrated(workspace, name, metrics, cells=some, only=only)
+        ]
+        found = [each.comparison for each in shown]
+        _write(html, comparison_page.build(shown))
+    else:
+        found = [
+            each
+            for name, some in cells.items()
+            for each in tracking.comparisons(workspace, name, metrics, cells=some, only=only)
+        ]
     if as_json:
         typer.echo(json.dumps([comparison.as_dict() for comparison in found], indent=2))
-        return
-    for comparison in found:
-        _show(comparison)
+    elif as_csv:
+        typer.echo(views.comparison_csv(found), nl=False)
+    else:
+        _print(map(views.comparison_table, found))
 
 
-def _show(comparison: Comparison) -> None:
+@app.command()
+def diff(
+    run: Annotated[
+        str, typer.Argument(help="The beginning of a run's id, or a cell, e.g. digits/isdh-48-0.")
+    ],
+    other: Annotated[
+        str | None, typer.Argument(help="Likewise; without it, RUN and the one before it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show what changed between two runs.
+
+    Parameters, data and code that differ, scores side by side, and whether they differ by more than
+    chance. A cell stands for its current run; one alone is compared with its cell's run before.
+    """
+    from isdh import tracking, views
+    from isdh.artifacts import Workspace
+
+    found = tracking.diff(Workspace(), run, other)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        _print(views.difference_tables(found))
+
+
+def _print(tables: Iterable[Table]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(
-        title=f"{comparison.dataset}: {comparison.metric}",
-        caption=(
-            "bold: best of a code length; =: level with it; ▴ ▾: better, worse than "
-            f"{comparison.reference} (paired bootstrap over queries, 95 %); ?: no values per query "
-            "to tell by; *: champion; ±: deviation over seeds"
-        ),
-    )
-    table.add_column("method")
-    for bits in comparison.bits:
-        table.add_column(f"{bits} bits", justify="right")
-    for method, entries in comparison.methods.items():
-        cells = [
-            _cell(
-                entries.get(bits), referred=bits in comparison.methods.get(comparison.reference, {})
-            )
-            for bits in comparison.bits
-        ]
-        table.add_row(method, *cells)
-    Console().print(table)
+    console = Console()
+    for table in tables:
+        console.print(table)
 
 
-def _cell(entry: Entry | None, *, referred: bool) -> str:
-    """An entry with its marks; `referred`: the reference is there to be better or worse than."""
-    if entry is None:
-        return ""
-    text = f"{entry.mean:.4f}"
-    text += "" if entry.std is None else f" ±{entry.std:.4f}"
-    untold = entry.level is None or (referred and entry.against is None)
-    marks = "=" * bool(entry.level) + ("", "▴", "▾")[entry.against or 0]
-    marks += "?" * untold + "*" * entry.champion
-    text += f" {marks}" if marks else ""
-    return f"[bold]{text}[/bold]" if entry.best else text
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    typer.echo(f"{path}: written", err=True)
 
 
 @app.command()
 def publish() -> None:
-    """Write trained and scored cells to MLflow.
+    """Write trained and scored cells to MLflow, and mend what was lost there.
 
     Only what it lacks is written; the command may be repeated at will.
     """
@@ -137,40 +166,103 @@ def publish() -> None:
     done = tracking.publish_all(workspace, params)
     typer.echo(
         f"{done.written} cells written, {done.unchanged} unchanged, {done.missing} not trained;"
-        f" {tracking.address(workspace)}"
+        f" {tracking.shown(tracking.address(workspace))}"
     )
+    tracking.mend(workspace, params, tell=typer.echo)
 
 
 @app.command()
 def promote(
+    version: Annotated[
+        int | None, typer.Option(help="Make this one the champion by hand, not by the rule.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Of --version.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Of --version.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Of --version; it is logged.")] = None,
+    withdrawn: Annotated[
+        bool, typer.Option("--withdrawn", help="Take --version though it was withdrawn.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide only; write nothing.")] = False,
 ) -> None:
-    """Register the best models as candidates.
+    """Register the best models; move the champions.
 
-    One per code length; the alias `champion` moves by the rule in params.yaml, and each move is
-    written to promotions.jsonl.
+    One candidate per code length, which is `challenger` until the rule in params.yaml makes it
+    `champion`. Or, with --version, one move by hand. Each is written to promotions.jsonl.
     """
     from isdh import tracking
 
-    decisions = tracking.promote(*_here(), dry_run=dry_run)
-    if not decisions:
-        raise InputError("no scored cell to promote; run `dvc repro`")
-    for decision in decisions:
-        _tell(decision)
+    given = (dataset, bits, reason)
+    if version is None:
+        if withdrawn or any(value is not None for value in given):
+            raise InputError("--dataset, --bits, --reason, --withdrawn: go with --version; add it")
+        if not tracking.promote(*_here(), dry_run=dry_run, tell=_tell):
+            raise InputError("no scored cell to promote; run `dvc repro`")
+        return
+    if dataset is None or bits is None or reason is None:
+        raise InputError(
+            f"--version={version}: of which model, and why? add what is missing of "
+            "--dataset, --bits and --reason"
+        )
+    _tell(
+        tracking.promote_version(
+            *_here(), dataset, bits, version, reason=reason, withdrawn=withdrawn, dry_run=dry_run
+        )
+    )
 
 
 @app.command()
 def rollback(
     dataset: Annotated[str, typer.Argument(help="One of params.yaml.")],
     bits: Annotated[int, typer.Argument(help="The code length.")],
+    reason: Annotated[str, typer.Option(help="Why; it is logged.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide only; write nothing.")] = False,
 ) -> None:
     """Withdraw a champion.
 
-    The one before takes its place, and no promotion brings the withdrawn one back.
+    The one before takes its place, and the rule never brings the withdrawn one back.
     """
     from isdh import tracking
 
-    _tell(tracking.rollback(_here()[0], dataset, bits))
+    _tell(tracking.rollback(*_here(), dataset, bits, reason=reason, dry_run=dry_run))
+
+
+@app.command()
+def copy(
+    dataset: Annotated[str, typer.Argument(help="One of params.yaml.")],
+    bits: Annotated[int, typer.Argument(help="The code length.")],
+    to: Annotated[
+        str, typer.Option(metavar="URI", help="The other MLflow: a server's address, or sqlite:///")
+    ],
+    reason: Annotated[str, typer.Option(help="Why; it is logged.")],
+    version: Annotated[
+        int | None, typer.Option(help="Copy this one instead of the champion.")
+    ] = None,
+    withdrawn: Annotated[
+        bool, typer.Option("--withdrawn", help="Take it though it was withdrawn, here or there.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide only; write nothing.")] = False,
+) -> None:
+    """Make a champion that of another MLflow.
+
+    Run, scores and files go along; they are read back and compared before the alias moves there.
+    The command may be repeated at will.
+    """
+    from isdh import tracking
+
+    workspace, params = _here()
+    decision = tracking.copy_champion(
+        workspace,
+        params,
+        dataset,
+        bits,
+        to=to,
+        reason=reason,
+        version=version,
+        withdrawn=withdrawn,
+        dry_run=dry_run,
+    )
+    typer.echo(f"{tracking.shown(to)}: ", nl=False)
+    _tell(decision)
 
 
 def _tell(decision: Decision) -> None:
@@ -179,6 +271,8 @@ def _tell(decision: Decision) -> None:
         step = f"champion moves to {version} ({decision.cell})"
     else:
         step = f"champion stays version {decision.champion}" if decision.champion else "no champion"
+        if decision.cell and decision.version != decision.champion:
+            step += f", challenger is {version} ({decision.cell})"
     typer.echo(f"{decision.model}: {step}: {decision.reason}")
 
 

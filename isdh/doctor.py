@@ -89,7 +89,7 @@ def _mlflow(workspace: Workspace) -> Finding:
         tracking.require_answer(uri)
     except InputError as error:
         return Finding("note", "MLflow", f"{error}; stages run without it")
-    return Finding("ok", "MLflow", uri)
+    return Finding("ok", "MLflow", tracking.shown(uri))
 
 
 def _prefect() -> Finding:

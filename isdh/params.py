@@ -54,6 +54,8 @@ class Champion(Section):
     direction: Literal["max", "min"] = "max"
     margin: float = Field(0.0, ge=0.0)  # by how much the mean over seeds must be better
     min_seeds: int = Field(1, ge=1)
+    # of the paired bootstrap over queries that it has to be better by too; null: no test
+    confidence: float | None = Field(0.95, ge=0.5, lt=1.0)
 
 
 class Params(Section):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
@@ -46,10 +47,17 @@ class ImageEncoder(PythonModel):
 
         Returns:
             Columns `code`, the packed code in hex, little bit order, and `bits`, as 0 and 1.
+
+        Raises:
+            MlflowException: bytes that are no image. Of others MLflow's server tells no reason.
         """
         from isdh.codes import unpack
+        from isdh.errors import InputError
 
-        codes = self.encoder.encode(list(model_input["image"]))
+        try:
+            codes = self.encoder.encode(list(model_input["image"]))
+        except InputError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         bits = unpack(codes, self.bits)
         return pd.DataFrame(
             {

@@ -92,7 +92,7 @@ def _leads(rows: Mapping[str, NDArray[np.float64]], other: str) -> dict[str, tup
     return {name: (float(low), float(high)) for name, (low, high) in zip(leads, found, strict=True)}
 
 
-def intervals(differences: ArrayLike) -> NDArray[np.float64]:
+def intervals(differences: ArrayLike, *, confidence: float = CONFIDENCE) -> NDArray[np.float64]:
     """Where the mean of each row of differences lies (docs/method.md, section 4.6).
 
     Queries are drawn anew with replacement, the same ones for all rows; percentiles of the means.
@@ -100,9 +100,10 @@ def intervals(differences: ArrayLike) -> NDArray[np.float64]:
 
     Args:
         differences: float (M, Q), per method and query, of scores on the same queries.
+        confidence: how often such an interval holds the mean over all queries.
 
     Returns:
-        float64 (M, 2), the 95 % interval of each mean; NaN with fewer than two queries.
+        float64 (M, 2), the interval of each mean; NaN with fewer than two queries.
     """
     from scipy.stats import bootstrap
 
@@ -123,7 +124,7 @@ def intervals(differences: ArrayLike) -> NDArray[np.float64]:
         n_resamples=RESAMPLES,
         batch=100,  # bounds the memory: queries x 100
         vectorized=True,
-        confidence_level=CONFIDENCE,
+        confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval

@@ -58,7 +58,7 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"numpy", "pandas", "torch", "mlflow", "pydantic", "rich", "yaml", "requests"}
     assert not heavy & set(done.stderr.split())
-    for command in ("compare", "publish", "promote", "rollback", "doctor", "data"):
+    for command in ("compare", "diff", "publish", "promote", "rollback", "doctor", "data"):
         assert f"  {command} " in done.stdout
 
 
@@ -96,7 +96,7 @@ def test_compare_marks_each_entry_and_says_what_the_marks_mean(
         entries = {name: replace(entry, against=None) for name, entry in entries.items()}
     methods = {name: {12: entry} for name, entry in entries.items()}
     comparison = tracking.Comparison("digits", "map_at_all", "max", methods, reference)
-    monkeypatch.setattr(tracking, "compare", lambda *args, **kwargs: comparison)
+    monkeypatch.setattr(tracking, "comparisons", lambda *args, **kwargs: [comparison])
     assert isdh(monkeypatch, "compare") == 0
     shown = capsys.readouterr().out
     rows = [line.replace("│", " ").split() for line in shown.splitlines()]
@@ -136,7 +136,7 @@ def test_compare_leaves_out_cells_that_are_no_longer_in_the_matrix_unless_asked_
     [
         (["compare", "--metric", "ndcg_at_10"], "did you mean 'ndcg_at_100'? known: map_at_all"),
         (["compare", "--dataset", "digit"], "unknown dataset 'digit', did you mean 'digits'?"),
-        (["rollback", "digits", "12"], "has no champion; run `isdh promote`"),
+        (["rollback", "digits", "12", "--reason", "x"], "has no champion; run `isdh promote`"),
     ],
 )
 def test_what_is_not_known_is_told_in_one_line_with_exit_code_2(

@@ -368,6 +368,14 @@ def test_a_compiled_row_has_the_same_bits_whatever_stands_beside_it(compiled, pi
     assert all((compiled.features(images[[i]])[0] == together[i]).all() for i in range(ROWS))
 
 
+def test_weights_that_cannot_be_fetched_say_where_they_are(monkeypatch, tmp_path):
+    published = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.value
+    monkeypatch.setattr(published, "url", f"file://{tmp_path}/squeezenet1_1-00000000.pth")
+    with pytest.raises(InputError, match=rf"download torchvision's.* from file://{tmp_path}.*fail"):
+        fetch("squeezenet1_1", tmp_path / "weights" / "squeezenet1_1.pth")
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
 def test_weights_of_an_unknown_network_are_not_looked_for(tmp_path):
     with pytest.raises(InputError, match="did you mean 'squeezenet1_1'"):
         fetch("squezenet1_1", tmp_path / "x.pth")

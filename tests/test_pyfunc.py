@@ -1,4 +1,4 @@
-"""A registered model, loaded as a stranger would: without this repository, pickle disallowed."""
+"""A registered model, loaded as a stranger would: five packages, no repository, no pickle."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
-import sys
+import time
+import urllib.error
+import urllib.request
+import venv
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from packaging.requirements import Requirement
 from PIL import Image
 
 from isdh import codes, models, networks, tracking
@@ -28,6 +34,7 @@ from isdh.features import FeatureBackbone
 from isdh.images import decode
 from isdh.settings import Features, Images, Network
 from tests import synthetic
+from tests.flows.test_services import free_port
 
 pytestmark = [  # raised by MLflow itself: when mlflow.pyfunc is imported, when it saves an example
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
@@ -38,16 +45,11 @@ ROOT = Path(__file__).parents[1]
 CELL = Cell("digits", "isdh", 12, 0)
 BACKBONE = "weights/backbone.pth"
 
+NEEDED = ("mlflow", "pillow", "safetensors", "torch", "torchvision")
 STRANGER = """
-import base64, json, sys
-sys.path = [path for path in sys.path if path != sys.argv[3]]
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-try:
-    import isdh
-except ImportError:
-    pass
-else:
-    sys.exit(f"the repository is still importable: {isdh.__file__}")
+import base64, importlib.util, json, sys
+assert importlib.util.find_spec("isdh") is None, "the repository is still importable"
+assert importlib.util.find_spec("onnxruntime") is None, "more than what is needed is importable"
 import mlflow.pyfunc
 import pandas as pd
 model = mlflow.pyfunc.load_model(sys.argv[1])
@@ -56,6 +58,38 @@ answer = model.predict(pd.DataFrame({"image": images}))
 import isdh
 json.dump({"answer": answer.to_dict("list"), "isdh": isdh.__file__}, sys.stdout)
 """
+
+
+def with_what_they_need(names: tuple[str, ...]) -> set[str]:
+    """Names of distributions that pip installs for these, here."""
+    found: dict[str, set[str]] = {}
+    waiting = [(name, "") for name in names]
+    while waiting:
+        name, extra = waiting.pop()
+        if extra in found.setdefault(name, set()):
+            continue
+        found[name].add(extra)
+        for requirement in map(Requirement, distribution(name).requires or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                waiting += [(requirement.name, more) for more in ("", *requirement.extras)]
+    return set(found)
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that has what is needed, and nothing else: links to what is
+    installed here.
+    """
+    root = tmp_path_factory.mktemp("fresh")
+    venv.create(root)
+    (packages,) = root.glob("lib/python*/site-packages")
+    for name in with_what_they_need(NEEDED):
+        files = distribution(name).files or []
+        for top in {file.parts[0] for file in files if file.parts[0] not in {"..", "__pycache__"}}:
+            source, target = Path(str(distribution(name).locate_file(top))), packages / top
+            if not target.exists():
+                target.symlink_to(source)
+    return root / "bin" / "python"
 
 
 def picture(seed: int) -> bytes:
@@ -133,14 +167,18 @@ def pack(workspace: Workspace, folder: Path) -> Path:
     return folder
 
 
-def ask_stranger(uri: str, elsewhere: Path, **environment: str) -> dict[str, Any]:
-    """Load a model in a process that cannot import this repository, and encode the pictures."""
+def environment(**more: str) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return {**inherited, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", **more}
+
+
+def ask_stranger(python: Path, uri: str, elsewhere: Path, **more: str) -> dict[str, Any]:
+    """Load a model in a fresh environment, and encode the pictures."""
     images = json.dumps([base64.b64encode(data).decode() for data in PICTURES])
     done = subprocess.run(
-        [sys.executable, "-c", STRANGER, uri, images, str(ROOT)],
+        [python, "-c", STRANGER, uri, images],
         cwd=elsewhere,
-        env={**inherited, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", **environment},
+        env=environment(**more),
         capture_output=True,
         text=True,
         check=False,
@@ -157,13 +195,14 @@ def expected(workspace: Workspace, backbone: Path | None = None) -> dict[str, li
     return {"code": [code.tobytes().hex() for code in packed], "bits": bits}
 
 
-def test_the_champion_gives_a_stranger_the_encoders_codes(workspace, tmp_path):
+def test_the_champion_gives_a_stranger_the_encoders_codes(workspace, python, tmp_path):
     workspace.root.mkdir()
     settings = synthetic.write_params(workspace.root, methods=["isdh"], bits=[12], seeds=[0])
     write_images_model(workspace)
     synthetic.write_scores(workspace, CELL)
     tracking.promote(workspace, settings)
     found = ask_stranger(
+        python,
         "models:/isdh-digits-12bit@champion",
         tmp_path,
         MLFLOW_TRACKING_URI=tracking.address(workspace),
@@ -172,7 +211,7 @@ def test_the_champion_gives_a_stranger_the_encoders_codes(workspace, tmp_path):
     assert not Path(found["isdh"]).is_relative_to(ROOT / "isdh")
 
 
-def test_a_model_on_features_brings_its_backbone_along(workspace, tmp_path):
+def test_a_model_on_features_brings_its_backbone_along(workspace, python, tmp_path):
     """The weights are a link, as where they lie elsewhere; so are DVC's files with cache.type."""
     write_features_model(workspace)
     for path in (workspace.root / BACKBONE, workspace.model(CELL) / "weights.safetensors"):
@@ -181,7 +220,7 @@ def test_a_model_on_features_brings_its_backbone_along(workspace, tmp_path):
     folder = pack(workspace, tmp_path / "model")
     wanted = expected(workspace, workspace.root / BACKBONE)
     (workspace.root / BACKBONE).unlink()
-    found = ask_stranger(str(folder), tmp_path)
+    found = ask_stranger(python, str(folder), tmp_path)
     assert found["answer"] == wanted
     assert Path(found["isdh"]).is_relative_to(folder)
 
@@ -218,16 +257,61 @@ def test_the_signature_and_an_example_say_what_goes_in_and_what_comes_out(worksp
     assert Image.open(io.BytesIO(image)).size == (64, 64)
 
 
-def test_a_server_reads_images_as_base64_in_json(workspace, tmp_path):
-    import mlflow.pyfunc
-    from mlflow.pyfunc.scoring_server import infer_and_parse_data
-
+def test_mlflow_serves_it_to_who_sends_images_as_base64_in_json(workspace, python, tmp_path):
     write_images_model(workspace)
-    model = mlflow.pyfunc.load_model(str(pack(workspace, tmp_path / "model")))
-    rows = [[base64.b64encode(data).decode()] for data in PICTURES]
-    request = {"dataframe_split": {"columns": ["image"], "data": rows}}
-    answer = model.predict(infer_and_parse_data(request, model.metadata.get_input_schema()))
-    assert answer.to_dict("list") == expected(workspace)
+    folder = pack(workspace, tmp_path / "model")
+    port = free_port()
+    command = [python, "-m", "mlflow", "models", "serve", "--model-uri", folder]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", port]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [*map(str, command)],
+            cwd=tmp_path,
+            env=environment(PATH=f"{python.parent}:{os.environ['PATH']}"),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while not answers(f"{url}/ping"):
+            assert server.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        rows = [[base64.b64encode(data).decode()] for data in PICTURES]
+        answer = post(
+            f"{url}/invocations", {"dataframe_split": {"columns": ["image"], "data": rows}}
+        )
+        neither = [[base64.b64encode(b"neither").decode()]]
+        refused = post(
+            f"{url}/invocations", {"dataframe_split": {"columns": ["image"], "data": neither}}
+        )
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+    wanted = expected(workspace)
+    assert [row["code"] for row in answer["predictions"]] == wanted["code"]
+    assert [row["bits"] for row in answer["predictions"]] == wanted["bits"]
+    assert refused["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert "no image; want one of JPEG, PNG" in refused["message"]
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def post(url: str, content: dict[str, Any]) -> dict[str, Any]:
+    """A server's answer as JSON, errors too."""
+    data, headers = json.dumps(content).encode(), {"Content-Type": "application/json"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers)) as answer:
+            found: dict[str, Any] = json.load(answer)
+    except urllib.error.HTTPError as error:
+        found = json.load(error)
+    return found
 
 
 def test_bytes_that_are_no_image_are_refused_by_name(workspace, tmp_path):
@@ -236,7 +320,7 @@ def test_bytes_that_are_no_image_are_refused_by_name(workspace, tmp_path):
 
     write_images_model(workspace)
     model = mlflow.pyfunc.load_model(str(pack(workspace, tmp_path / "model")))
-    with pytest.raises(InputError, match="no image; want one of JPEG, PNG"):
+    with pytest.raises(MlflowException, match="no image; want one of JPEG, PNG"):
         model.predict(pd.DataFrame({"image": [b"neither"]}))
 
 

@@ -132,6 +132,9 @@ def write_cell(
             precision_by_radius=scores.precision_by_radius,
             recall_by_radius=scores.recall_by_radius,
             **scores.per_query,
+            query_labels=np.packbits(labels[query], axis=1, bitorder="little"),
+            label_names=np.array(manifest.columns[-labels.shape[1] :].tolist()),
+            database_size=int(searched.sum()),
         )
     epochs = [
         {"epoch": epoch, "timestamp": 0, "loss": noise / epoch + 0.1 * rng.random(), "seconds": 1.5}
@@ -236,6 +239,13 @@ def test_a_changed_score_changes_the_page(workspace: Workspace, page: str) -> No
     assert report.build(workspace, PARAMS, DATASET).read_bytes() != page.encode()
 
 
+def test_of_a_cells_arrays_the_scores_and_curves_are_evidence(built: Workspace) -> None:
+    evidence = read(built, PARAMS, DATASET)
+    for cell in PARAMS.cells(DATASET):
+        expected = {*evidence.scores[cell], "precision_by_radius", "recall_by_radius"}
+        assert set(evidence.arrays[cell]) == expected - {"queries_without_relevant"}
+
+
 def test_every_score_of_every_cell_stands_in_the_page(built: Workspace, page: str) -> None:
     for cell in PARAMS.cells(DATASET):
         row = re.search(rf'<th scope="row">{cell.name}</th>(.*?)</tr>', page, re.DOTALL)
@@ -292,7 +302,7 @@ def test_a_method_that_does_not_differ_from_the_best_over_the_queries_is_level_w
 
 
 def test_what_differs_in_training_stands_with_its_method_and_the_rest_once(built) -> None:
-    from isdh.report import _settings, _shared_training
+    from isdh.report.page import _settings, _shared_training
 
     evidence = read(built, PARAMS, DATASET)
     usual = next(iter(evidence.histories.values()))["training"]
@@ -580,7 +590,12 @@ def test_the_order_of_code_lengths_in_the_parameters_does_not_tangle_the_lines(
 ) -> None:
     def line(bits: tuple[int, ...]) -> list[str]:
         evidence = read(built, settings(PARAMS.methods, bits, PARAMS.seeds), DATASET)
-        drawing = plots.by_code_length(tables.table(evidence, "map_at_all"), bits).markup
+        table = tables.table(evidence, "map_at_all")
+        means = {
+            method: {b: (entry.mean, entry.deviation) for b, entry in zip(bits, row, strict=True)}
+            for method, row in table.rows.items()
+        }
+        drawing = plots.by_code_length("map_at_all", means, table.looks).markup
         return re.findall(r'<path d="([^"]*)"', drawing)
 
     assert line((20, 8)) == line((8, 20))

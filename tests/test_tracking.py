@@ -15,21 +15,18 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sqlalchemy
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE
 
 from isdh import params, tracking
-from isdh.artifacts import Cell, Workspace, read_json, replacing, write_json
+from isdh.artifacts import Cell, Workspace, read_json, write_json
 from isdh.errors import InputError
-from isdh.params import Champion, Params
-from isdh.tracking import champion, projection, promotions, provenance, server, versions
-from isdh.tracking import per_query as per_query_module
+from isdh.params import Params
+from isdh.tracking import projection, provenance, server
 from tests import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -111,6 +108,13 @@ def shown(workspace: Workspace, run_id: str) -> dict[str, Any]:
     }
 
 
+def but_for_its_standing(found: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of a run, less what tells a former one from the current one."""
+    standing = {"isdh.state", "mlflow.runName"}
+    tags = {name: value for name, value in found["tags"].items() if name not in standing}
+    return {**found, "name": None, "tags": tags}
+
+
 # ---------------------------------------------------------------- one run per cell
 
 
@@ -156,6 +160,7 @@ def test_a_scored_cell_becomes_a_finished_run_with_all_that_its_files_say(worksp
         "artifacts/model/history.json",
         "artifacts/model/model.json",
         "artifacts/model/weights.safetensors",
+        "artifacts/plots/loss.svg",
         "artifacts/scores/isdh-12-0.json",
         "artifacts/scores/isdh-12-0.npz",
     ]
@@ -180,6 +185,21 @@ def test_publishing_again_writes_nothing(workspace, settings):
     assert tracking.publish_all(workspace, settings) == tracking.Published(unchanged=8)
     assert tracking.publish(workspace, settings, CELL) == first
     assert dump(workspace) == before
+    assert len(runs(workspace)) == 8
+
+
+@pytest.mark.parametrize("damage", ["altered", "lost"])
+def test_a_runs_files_that_were_altered_or_lost_are_written_again(workspace, settings, damage):
+    number = tracking.publish(workspace, settings, CELL)
+    stores = workspace.root / "mlartifacts" / "digits" / number / "artifacts"
+    copy = stores / "model" / "weights.safetensors"
+    copy.write_bytes(b"other") if damage == "altered" else copy.unlink()
+    assert tracking.publish(workspace, settings, CELL) == number
+    assert copy.read_bytes() == (workspace.model(CELL) / "weights.safetensors").read_bytes()
+    assert tracking.publish_all(workspace, settings).unchanged == 1
+    shutil.rmtree(stores)
+    assert tracking.publish_all(workspace, settings) == tracking.Published(1, 7)
+    assert copy.exists()
     assert len(runs(workspace)) == 8
 
 
@@ -228,7 +248,7 @@ def test_a_changed_fingerprint_makes_a_new_run_and_leaves_the_old(workspace, set
     synthetic.write_model(workspace, CELL, fingerprint="e" * 64, weights="other")
     new = tracking.publish(workspace, settings, CELL)
     assert new != old
-    assert shown(workspace, old) == before
+    assert but_for_its_standing(shown(workspace, old)) == but_for_its_standing(before)
     assert len(runs(workspace)) == 2
 
 
@@ -242,7 +262,7 @@ def test_scores_of_the_model_before_are_not_those_of_a_new_training(workspace, s
     assert "isdh.scores" not in found["tags"]
     assert not set(found["points"]) & set(read_json(workspace.scores(CELL)))
     assert not [name for name in found["files"] if "scores" in name]
-    assert shown(workspace, old) == before
+    assert but_for_its_standing(shown(workspace, old)) == but_for_its_standing(before)
     synthetic.write_scores(workspace, CELL, ndcg_at_100=0.25)
     assert tracking.publish(workspace, settings, CELL) == new
     assert shown(workspace, new)["status"] == "FINISHED"
@@ -707,531 +727,3 @@ def test_an_experiment_keeps_artifacts_with_the_workspace_and_leaves_them_to_a_f
     assert server.experiment(recorder, workspace, "digits") == here
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
     assert server.experiment(recorder, workspace, "digits") == "None"
-
-
-# ---------------------------------------------------------------- runs and comparison
-
-
-def test_runs_are_the_scored_cells_with_their_scores(workspace, settings):
-    workspace.scores(CELL).unlink()
-    tracking.publish_all(workspace, settings)
-    table = tracking.runs(workspace, "digits")
-    cells = [Cell(*row) for row in table[["dataset", "method", "bits", "seed"]].itertuples(False)]
-    assert cells == sorted(set(settings.cells("digits")) - {CELL})
-    for cell, score in zip(cells, table["ndcg_at_100"], strict=True):
-        assert score == read_json(workspace.scores(cell))["ndcg_at_100"]
-
-
-def test_comparison_holds_mean_and_deviation_over_seeds_best_and_champion(workspace, settings):
-    for seed, score in ((0, 0.5), (1, 0.7)):
-        synthetic.write_scores(workspace, Cell("digits", "dhn", 12, seed), ndcg_at_100=score)
-        synthetic.write_scores(workspace, Cell("digits", "isdh", 12, seed), ndcg_at_100=0.4)
-    workspace.scores(Cell("digits", "dhn", 24, 1)).unlink()
-    tracking.publish_all(workspace, settings)
-    found = tracking.compare(workspace, "digits", "ndcg_at_100")
-    assert found.bits == [12, 24]
-    twelve = found.methods["dhn"][12]
-    assert (twelve.mean, twelve.seeds, twelve.best, twelve.champion) == (0.6, 2, True, False)
-    assert twelve.std == pytest.approx(0.1 * 2**0.5)
-    assert not found.methods["isdh"][12].best
-    assert found.methods["dhn"][24].seeds == 1
-    assert found.methods["dhn"][24].std is None
-    lowest = tracking.compare(workspace, "digits", "ndcg_at_100", direction="min")
-    assert lowest.methods["isdh"][12].best
-
-
-def score_queries(workspace: Workspace, cell: Cell, values: np.ndarray) -> None:
-    """Scores of the model that is there, with their values per query."""
-    synthetic.write_scores(workspace, cell, ndcg_at_100=float(values.mean()))
-    model = read_json(workspace.model(cell) / "model.json")
-    with replacing(workspace.scores(cell).with_suffix(".npz")) as stream:
-        np.savez(stream, weights_sha256=model["weights_sha256"], ndcg_at_100=values)
-
-
-LEVELS = {"dhn": 0.4, "dpsh": 0.5001, "isdh": 0.5}
-MARKS = {"dhn": (False, False, -1), "dpsh": (True, False, 0), "isdh": (False, True, 0)}
-
-
-@pytest.fixture
-def per_query(workspace: Workspace) -> Params:
-    """Three methods, two seeds, scored query by query: one clearly worse, two alike."""
-    methods = {"methods": list(LEVELS), "method": {name: {} for name in LEVELS}}
-    _, settings = synthetic.write_workspace(workspace.root, bits=[12], **methods)
-    queries = np.random.default_rng(1).normal(0, 0.1, 200)
-    for cell in settings.cells("digits"):
-        noise = np.random.default_rng(cell.seed).normal(0, 0.01, 200) * (cell.method == "dpsh")
-        score_queries(workspace, cell, LEVELS[cell.method] + queries + noise - noise.mean())
-    return settings
-
-
-def marks(workspace: Workspace, **how: Any) -> dict[str, tuple[bool, bool | None, int | None]]:
-    methods = tracking.compare(workspace, "digits", "ndcg_at_100", **how).methods
-    return {name: (of[12].best, of[12].level, of[12].against) for name, of in methods.items()}
-
-
-def test_a_comparison_tells_what_is_level_with_the_best_and_what_is_better_or_worse(
-    workspace, per_query
-):
-    tracking.publish_all(workspace, per_query)
-    assert marks(workspace) == MARKS
-    assert marks(workspace, reference="dhn") == {
-        "dhn": (False, False, 0),
-        "dpsh": (True, False, 1),
-        "isdh": (False, True, 1),
-    }
-    assert marks(workspace, direction="min") == {
-        "dhn": (True, False, 1),
-        "dpsh": (False, False, 0),
-        "isdh": (False, False, 0),
-    }
-    assert tracking.compare(workspace, "digits", "ndcg_at_100").reference == "isdh"
-
-
-def test_the_values_come_from_the_files_here_if_they_are_those_of_the_runs(
-    workspace, per_query, monkeypatch
-):
-    tracking.publish_all(workspace, per_query)
-
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        pytest.fail("a run's files were asked for")
-
-    monkeypatch.setattr(per_query_module, "get_artifact_repository", refuse)
-    assert marks(workspace) == MARKS
-
-
-@pytest.mark.parametrize("files", ["gone", "others"])
-def test_the_values_come_from_the_runs_if_the_files_here_are_gone_or_others(
-    workspace, per_query, files
-):
-    tracking.publish_all(workspace, per_query)
-    if files == "gone":
-        shutil.rmtree(workspace.root / "metrics")
-    else:
-        for cell in per_query.cells("digits"):
-            score_queries(workspace, cell, np.full(200, 0.9 if cell.method == "dhn" else 0.1))
-    assert marks(workspace) == MARKS
-
-
-def test_a_run_published_without_values_has_no_marks_until_it_is_published_again(
-    workspace, per_query
-):
-    """As earlier versions published: no such file, no tag of it, another digest."""
-    tracking.publish_all(workspace, per_query)
-    (run,) = [r for r in runs(workspace) if r.data.tags["isdh.cell"] == "digits/dhn-12-1"]
-    mlflow, number = client(workspace), run.info.run_id
-    mlflow.delete_tag(number, "isdh.sha256.scores/dhn-12-1.npz")
-    mlflow.set_tag(number, "isdh.digest", "of an earlier version")
-    kept = workspace.root / "mlartifacts" / "digits" / number / "artifacts/scores/dhn-12-1.npz"
-    kept.unlink()
-    assert marks(workspace) == {**MARKS, "dhn": (False, None, None)}
-    assert tracking.publish_all(workspace, per_query).written == 1
-    assert kept.exists()
-    assert marks(workspace) == MARKS
-
-
-def test_without_values_of_the_reference_or_the_best_only_the_other_question_is_answered(
-    workspace, per_query
-):
-    tracking.publish_all(workspace, per_query)
-    tags = {run.data.tags["isdh.cell"]: run.info.run_id for run in runs(workspace)}
-    client(workspace).delete_tag(tags["digits/isdh-12-0"], "isdh.sha256.scores/isdh-12-0.npz")
-    assert marks(workspace) == {
-        "dhn": (False, False, None),
-        "dpsh": (True, False, None),
-        "isdh": (False, None, None),
-    }
-    assert marks(workspace, reference="dhn", direction="min")["dpsh"] == (False, False, -1)
-    assert marks(workspace, cells=per_query.cells("digits")[:4])["dhn"] == (False, False, None)
-
-
-def test_seeds_scored_on_different_queries_are_not_paired(workspace, per_query):
-    score_queries(workspace, Cell("digits", "dhn", 12, 1), np.full(150, 0.4))
-    tracking.publish_all(workspace, per_query)
-    assert marks(workspace) == {**MARKS, "dhn": (False, None, None)}
-
-
-def test_a_score_that_has_no_values_per_query_has_no_marks(workspace, per_query):
-    tracking.publish_all(workspace, per_query)
-    methods = tracking.compare(workspace, "digits", "queries_without_relevant").methods
-    assert {(of[12].level, of[12].against) for of in methods.values()} == {(None, None)}
-
-
-class Elsewhere:
-    """A store of artifacts on another machine, which answers so many times."""
-
-    def __init__(self, artifacts: str, answers: int, asked: list[str]) -> None:
-        self.artifacts, self.answers, self.asked = Path(artifacts), answers, asked
-
-    def download_artifacts(self, path: str, dst_path: str) -> str:
-        self.asked.append(dst_path)
-        if len(self.asked) > self.answers:
-            raise ConnectionError("no answer")
-        return shutil.copy(self.artifacts / path, dst_path)
-
-
-@pytest.mark.parametrize(
-    ("answers", "asked", "expected"),
-    [
-        (6, 6, MARKS),
-        (
-            4,
-            5,
-            {
-                "dhn": (False, False, None),
-                "dpsh": (True, False, None),
-                "isdh": (False, None, None),
-            },
-        ),
-    ],
-)
-def test_values_are_copied_from_a_store_elsewhere_which_is_given_up_once_it_fails(
-    workspace, per_query, monkeypatch, answers, asked, expected
-):
-    tracking.publish_all(workspace, per_query)
-    shutil.rmtree(workspace.root / "metrics")
-    copies: list[str] = []
-    monkeypatch.setattr(
-        per_query_module,
-        "get_artifact_repository",
-        lambda uri, tracking_uri: Elsewhere(uri.removeprefix("file://"), answers, copies),
-    )
-    assert marks(workspace) == expected
-    assert len(copies) == asked
-    assert not any(Path(folder).exists() for folder in copies)
-
-
-def test_a_comparison_may_be_of_some_cells_only(workspace, settings):
-    tracking.publish_all(workspace, settings)
-    today = [CELL, Cell("digits", "isdh", 48, 0)]  # the second was never made
-    assert tracking.runs(workspace, "digits", today)[["method", "bits"]].values.tolist() == [
-        ["isdh", 12]
-    ]
-    found = tracking.compare(workspace, "digits", "ndcg_at_100", cells=today)
-    assert found.bits == [12]
-    assert found.methods["isdh"][12].seeds == 1
-    with pytest.raises(InputError, match=r"no scored run of dataset 'digits'.*cells asked for"):
-        tracking.runs(workspace, "digits", today[1:])
-
-
-def test_an_unknown_metric_names_the_nearest(workspace, small):
-    tracking.publish_all(workspace, small)
-    with pytest.raises(InputError, match="did you mean 'map_at_all'") as told:
-        tracking.compare(workspace, "digits", "map_at_al")
-    assert "loss" not in str(told.value)  # curves are no scores
-
-
-def test_without_runs_the_remedy_is_told_and_no_database_is_made(workspace):
-    with pytest.raises(InputError, match=r"no scored run of dataset 'digits'.*`isdh publish`"):
-        tracking.runs(workspace, "digits")
-    (workspace.root / "mlflow.db").unlink()
-    with pytest.raises(InputError, match=r"no such database.*`isdh publish`"):
-        tracking.runs(workspace, "digits")
-    assert not (workspace.root / "mlflow.db").exists()
-
-
-# ---------------------------------------------------------------- the rule of the champion
-
-
-def scored(**methods: list[float]) -> dict[Cell, dict[str, float]]:
-    return {
-        Cell("digits", method, 12, seed): {"ndcg_at_100": value}
-        for method, values in methods.items()
-        for seed, value in enumerate(values)
-    }
-
-
-@pytest.mark.parametrize(
-    ("scores", "rule", "order"),
-    [
-        (scored(isdh=[0.5], dhn=[0.6]), {}, ["dhn", "isdh"]),
-        (scored(isdh=[0.5], dhn=[0.6]), {"direction": "min"}, ["isdh", "dhn"]),
-        (scored(isdh=[0.5], dhn=[0.5]), {}, ["isdh", "dhn"]),  # equal: the order of params.yaml
-        (scored(isdh=[0.9, 0.1], dhn=[0.6, 0.6]), {}, ["dhn", "isdh"]),  # the mean, not the best
-        (scored(isdh=[0.5, 0.5], dhn=[0.6]), {"min_seeds": 2}, ["isdh"]),
-        (scored(isdh=[0.5]), {"min_seeds": 2}, []),
-    ],
-)
-def test_methods_are_ranked_by_their_mean_over_enough_seeds(scores, rule, order):
-    ranked = champion.ranked(champion.standings(scores), Champion(**rule))
-    assert [standing.cell.method for standing in ranked] == order
-
-
-def test_a_method_stands_for_itself_with_its_lowest_seed_not_its_best():
-    (standing,) = champion.standings(dict(reversed(scored(isdh=[0.1, 0.9]).items())))
-    assert standing.cell.seed == 0
-    assert standing.means == {"ndcg_at_100": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("mean", "reigning", "rule", "moves"),
-    [
-        (0.6, 0.5, {}, True),
-        (0.5, 0.5, {}, False),
-        (0.4, 0.5, {}, False),
-        (0.4, 0.5, {"direction": "min"}, True),
-        (0.6, 0.5, {"direction": "min"}, False),
-        (0.625, 0.5, {"margin": 0.125}, False),  # exactly the margin is not more than it
-        (0.75, 0.5, {"margin": 0.125}, True),
-        (0.375, 0.5, {"margin": 0.125, "direction": "min"}, False),
-        (0.25, 0.5, {"margin": 0.125, "direction": "min"}, True),
-        (0.9, None, {}, False),
-    ],
-)
-def test_a_candidate_takes_over_only_by_more_than_the_margin(mean, reigning, rule, moves):
-    assert champion.takes_over(mean, reigning, Champion(**rule))[0] is moves
-
-
-def test_a_rule_on_an_unknown_score_names_the_nearest():
-    standings = champion.standings(scored(isdh=[0.5]))
-    with pytest.raises(InputError, match=r"unknown champion\.metric 'ndcg_at_10', did you mean"):
-        champion.ranked(standings, Champion(metric="ndcg_at_10"))
-
-
-# ---------------------------------------------------------------- promotion
-
-
-@pytest.fixture
-def light_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models without content: these tests ask which is registered; test_pyfunc loads one."""
-
-    def package(workspace: Workspace, cell: Cell, folder: Path, model: Any) -> None:
-        folder.mkdir()
-        model.save(folder / "MLmodel")
-
-    monkeypatch.setattr("isdh.tracking.package.package", package)
-
-
-def holder(workspace: Workspace) -> tuple[str, str]:
-    """Version and cell of the champion of 12 bits."""
-    version = client(workspace).get_model_version_by_alias("isdh-digits-12bit", "champion")
-    return str(version.version), version.tags["isdh.cell"]
-
-
-def log(workspace: Workspace) -> list[dict[str, Any]]:
-    return promotions.moves(workspace, "isdh-digits-12bit")
-
-
-def rescore(workspace: Workspace, **methods: float) -> None:
-    for method, value in methods.items():
-        synthetic.write_scores(workspace, Cell("digits", method, 12, 0), ndcg_at_100=value)
-
-
-@pytest.mark.usefixtures("light_models")
-class TestPromotion:
-    def test_the_first_candidate_wins_and_the_move_is_logged_with_its_numbers(
-        self, workspace, small
-    ):
-        rescore(workspace, isdh=0.5, dhn=0.6)
-        (decision,) = tracking.promote(workspace, small)
-        assert (decision.moves, decision.cell, decision.version) == (True, RIVAL, "1")
-        assert holder(workspace) == ("1", str(RIVAL))
-        (move,) = log(workspace)
-        assert move["from"] is None
-        assert {"version": "1", "mean": 0.6, "seeds": 1, "metric": "ndcg_at_100"}.items() <= (
-            move.items()
-        )
-        assert move["data"] == projection.data_digest(workspace, "digits")
-        assert move["when"].startswith("20")
-        assert "@" in move["who"]
-
-    def test_scores_are_tied_to_the_registered_model(self, workspace, small):
-        tracking.promote(workspace, small)
-        version = client(workspace).get_model_version("isdh-digits-12bit", "1")
-        model = client(workspace).get_logged_model(version.source.removeprefix("models:/"))
-        scores = read_json(workspace.scores(CELL))
-        assert {metric.key: metric.value for metric in model.metrics} == scores
-        assert model.source_run_id == tracking.publish(workspace, small, CELL)
-
-    def test_the_same_champion_again_writes_neither_line_nor_row(self, workspace, small):
-        tracking.promote(workspace, small)
-        before, lines = dump(workspace), log(workspace)
-        (decision,) = tracking.promote(workspace, small)
-        assert (decision.moves, decision.version) == (False, "1")
-        assert dump(workspace) == before
-        assert log(workspace) == lines
-
-    def test_a_better_method_takes_over_and_a_worse_one_does_not(self, workspace, small):
-        rescore(workspace, isdh=0.6, dhn=0.5)
-        tracking.promote(workspace, small)
-        rescore(workspace, dhn=0.7)
-        tracking.promote(workspace, small)
-        assert holder(workspace) == ("2", str(RIVAL))
-        rescore(workspace, dhn=0.65)
-        tracking.promote(workspace, small)
-        assert [move["version"] for move in log(workspace)] == ["1", "2"]
-        assert [move["from"] for move in log(workspace)] == [None, "1"]
-
-    def test_equal_weights_are_one_version_and_other_weights_another(self, workspace, small):
-        rescore(workspace, isdh=0.6, dhn=0.5)
-        tracking.promote(workspace, small)
-        rescore(workspace, isdh=0.4)
-        tracking.promote(workspace, small)
-        rescore(workspace, isdh=0.6)
-        tracking.promote(workspace, small)
-        assert [move["version"] for move in log(workspace)] == ["1", "2", "1"]
-        synthetic.write_model(workspace, CELL, fingerprint="e" * 64, weights="retrained")
-        rescore(workspace, isdh=0.8)
-        tracking.promote(workspace, small)
-        assert holder(workspace) == ("3", str(CELL))
-
-    def test_a_margin_not_reached_registers_the_candidate_and_leaves_the_alias(self, workspace):
-        rule = {"metric": "ndcg_at_100", "margin": 0.25}
-        settings = synthetic.write_params(workspace.root, bits=[12], seeds=[0], champion=rule)
-        rescore(workspace, isdh=0.5, dhn=0.25)
-        tracking.promote(workspace, settings)
-        rescore(workspace, dhn=0.75)
-        (decision,) = tracking.promote(workspace, settings)
-        assert (decision.moves, decision.version, decision.champion) == (False, "2", "1")
-        assert holder(workspace)[0] == "1"
-
-    def test_a_champion_whose_cell_is_gone_is_measured_by_its_recorded_mean(self, workspace, small):
-        rescore(workspace, isdh=0.6, dhn=0.5)
-        tracking.promote(workspace, small)
-        shutil.rmtree(workspace.model(CELL))
-        workspace.scores(CELL).unlink()
-        synthetic.write_data(workspace, version="2")
-        (decision,) = tracking.promote(workspace, small)
-        assert not decision.moves
-        assert "0.5000, the champion's 0.6000" in decision.reason
-        assert "on other data" in decision.reason
-        rescore(workspace, dhn=0.61)
-        assert tracking.promote(workspace, small)[0].moves
-
-    def test_a_champion_with_more_seeds_than_before_is_measured_by_all_of_them(self, workspace):
-        small = synthetic.write_params(workspace.root, bits=[12], seeds=[0])
-        rescore(workspace, isdh=0.8, dhn=0.7)
-        tracking.promote(workspace, small)
-        both = synthetic.write_params(workspace.root, bits=[12])
-        for method, score in (("isdh", 0.2), ("dhn", 0.7)):
-            synthetic.write_scores(workspace, Cell("digits", method, 12, 1), ndcg_at_100=score)
-        (decision,) = tracking.promote(workspace, both)
-        assert decision.moves
-        assert "0.7000, the champion's 0.5000" in decision.reason
-
-    @pytest.mark.parametrize("gone", [False, True])
-    def test_a_cell_whose_scores_are_of_the_model_before_is_passed_over(
-        self, workspace, small, gone
-    ):
-        rescore(workspace, isdh=0.9, dhn=0.5)
-        if gone:  # DVC removes the model when its training starts
-            shutil.rmtree(workspace.model(CELL))
-        else:
-            synthetic.write_model(workspace, CELL, fingerprint="e" * 64, weights="retrained")
-        (decision,) = tracking.promote(workspace, small)
-        assert (decision.cell, decision.mean) == (RIVAL, 0.5)
-
-    @pytest.mark.parametrize("code", [INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE])
-    def test_a_champion_that_cannot_be_asked_for_is_not_taken_for_none(
-        self, workspace, small, monkeypatch, code
-    ):
-        rescore(workspace, isdh=0.6, dhn=0.5)
-        tracking.promote(workspace, small)
-        rescore(workspace, isdh=0.4)
-
-        def fail(*args: Any) -> None:
-            raise MlflowException("timed out", code)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(MlflowClient, "get_model_version_by_alias", fail)
-            with pytest.raises(InputError, match="timed out"):
-                tracking.promote(workspace, small)
-            with pytest.raises(InputError, match="timed out"):
-                tracking.rollback(workspace, "digits", 12)
-        assert holder(workspace) == ("1", str(CELL))
-        assert len(log(workspace)) == 1
-
-    def test_neither_a_missing_model_nor_a_missing_alias_is_a_champion(self, workspace):
-        mlflow = client(workspace)
-        assert versions.champion_version(mlflow, "isdh-digits-12bit") is None
-        mlflow.create_registered_model("isdh-digits-12bit")
-        assert versions.champion_version(mlflow, "isdh-digits-12bit") is None
-
-    def test_a_dry_run_decides_alike_and_writes_nothing(self, workspace, small):
-        tracking.prepare(workspace, small)
-        before = dump(workspace)
-        (dry,) = tracking.promote(workspace, small, dry_run=True)
-        assert dump(workspace) == before
-        assert not (workspace.root / "promotions.jsonl").exists()
-        (wet,) = tracking.promote(workspace, small)
-        assert (dry.moves, dry.reason, dry.cell, dry.mean) == (
-            wet.moves,
-            wet.reason,
-            wet.cell,
-            wet.mean,
-        )
-
-    def test_too_few_seeds_make_no_candidate(self, workspace):
-        rule = {"metric": "ndcg_at_100", "min_seeds": 3}
-        settings = synthetic.write_params(workspace.root, bits=[12], champion=rule)
-        (decision,) = tracking.promote(workspace, settings)
-        assert decision.cell is None
-        assert "3 scored seeds" in decision.reason
-
-    def test_a_move_that_was_logged_but_not_made_is_made_without_another_line(
-        self, workspace, small, monkeypatch
-    ):
-        def killed(*args: Any) -> None:
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(MlflowClient, "set_registered_model_alias", killed)
-            with pytest.raises(KeyboardInterrupt):
-                tracking.promote(workspace, small)
-        assert len(log(workspace)) == 1
-        tracking.promote(workspace, small)
-        assert holder(workspace) == ("1", str(CELL))
-        assert len(log(workspace)) == 1
-
-    def test_a_registration_that_was_killed_leaves_one_version_in_the_end(
-        self, workspace, small, monkeypatch
-    ):
-        def killed(*args: Any, **kwargs: Any) -> None:
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(MlflowClient, "create_model_version", killed)
-            with pytest.raises(KeyboardInterrupt):
-                tracking.promote(workspace, small)
-        tracking.promote(workspace, small)
-        found = client(workspace).search_model_versions("name = 'isdh-digits-12bit'")
-        assert [str(version.version) for version in found] == ["1"]
-
-    def test_the_champions_method_is_marked_in_the_comparison(self, workspace, small):
-        rescore(workspace, isdh=0.5, dhn=0.6)
-        tracking.publish_all(workspace, small)
-        tracking.promote(workspace, small)
-        methods = tracking.compare(workspace, "digits", "ndcg_at_100").methods
-        assert [name for name in methods if methods[name][12].champion] == ["dhn"]
-
-    def test_rollback_brings_the_last_champion_back_and_promotion_leaves_it(self, workspace, small):
-        rescore(workspace, isdh=0.6, dhn=0.5)
-        tracking.promote(workspace, small)
-        rescore(workspace, dhn=0.7)
-        tracking.promote(workspace, small)
-        decision = tracking.rollback(workspace, "digits", 12)
-        assert (decision.champion, decision.version) == ("2", "1")
-        assert holder(workspace) == ("1", str(CELL))
-        assert "withdrawn" in log(workspace)[-1]["why"]
-        tracking.promote(workspace, small)
-        assert holder(workspace) == ("1", str(CELL))
-        with pytest.raises(InputError, match="no champion before version 1"):
-            tracking.rollback(workspace, "digits", 12)
-        assert holder(workspace) == ("1", str(CELL))
-        assert len(log(workspace)) == 3
-
-    def test_rollback_without_a_champion_is_refused(self, workspace):
-        with pytest.raises(InputError, match="'isdh-digits-12bit': has no champion"):
-            tracking.rollback(workspace, "digits", 12)
-
-
-def test_the_promotion_log_only_grows_and_survives_an_unfinished_line(tmp_path):
-    workspace = Workspace(tmp_path)
-    path = tmp_path / "promotions.jsonl"
-    promotions.append(workspace, {"model": "a", "version": "1"})
-    with path.open("a") as stream:
-        stream.write('{"model": "a", "vers')  # a process died here
-    before = path.read_bytes()
-    promotions.append(workspace, {"model": "a", "version": "2"})
-    promotions.append(workspace, {"model": "b", "version": "1"})
-    assert path.read_bytes().startswith(before)
-    assert [move["version"] for move in promotions.moves(workspace, "a")] == ["1", "2"]

@@ -1,15 +1,47 @@
-"""Scores -> the order of the methods, and which of them the page draws in colour and how."""
+"""Scores -> the order of the methods, and which of them a page draws in colour and how."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from isdh.report import svg, vocabulary
-from isdh.report.evidence import Evidence
+
+if TYPE_CHECKING:
+    from isdh.report.evidence import Evidence
 
 OWN = "isdh"  # the method of the paper this project follows; always in colour
 FEW = svg.COLOURS  # as many methods have a colour and a marker each
 IN_COLOUR = 5  # methods of a drawing, where they are more than few
+
+
+def leading(methods: Sequence[str]) -> tuple[str, ...]:
+    """Of methods, best first, those that a drawing tells apart: few all, of more isdh and the best.
+
+    >>> leading(["b", "a", "isdh"])
+    ('b', 'a', 'isdh')
+    >>> leading(["c", "a", "b", "d", "e", "f", "g", "h", "isdh"])
+    ('isdh', 'c', 'a', 'b', 'd')
+    """
+    if len(methods) <= FEW:
+        return tuple(methods)
+    return tuple(sorted(methods, key=lambda method: method != OWN)[:IN_COLOUR])
+
+
+def distinct(drawings: Sequence[Sequence[str]]) -> dict[str, int]:
+    """The methods that drawings have in colour -> a look each, the same in all of them.
+
+    No two are equal as long as looks suffice, and in one drawing no two have one colour as long as
+    colours do.
+    """
+    found: dict[str, int] = {}
+    for method in dict.fromkeys(method for drawing in drawings for method in drawing):
+        beside = {other for drawing in drawings if method in drawing for other in drawing}
+        colours = {look % svg.COLOURS for other, look in found.items() if other in beside}
+        free = set(range(svg.LOOKS)) - set(found.values()) or range(svg.LOOKS)
+        found[method] = min(free, key=lambda look: (look % svg.COLOURS in colours, look))
+    return found
 
 
 def ranking(evidence: Evidence, metric: str) -> tuple[str, ...]:
@@ -31,27 +63,14 @@ def ranking(evidence: Evidence, metric: str) -> tuple[str, ...]:
 
 
 def in_colour(evidence: Evidence, metric: str) -> tuple[str, ...]:
-    """The methods a drawing by a metric tells apart: few all, of more isdh and then the best."""
-    methods = ranking(evidence, metric)
-    if len(methods) <= FEW:
-        return methods
-    return tuple(sorted(methods, key=lambda method: method != OWN)[:IN_COLOUR])
+    """The methods a drawing by a metric tells apart."""
+    return leading(ranking(evidence, metric))
 
 
 def looks(evidence: Evidence) -> dict[str, int]:
-    """Method -> its look on the whole page; none for methods that no drawing has in colour.
-
-    No two are equal, and in one drawing no two have one colour as long as colours suffice.
-    """
+    """Method -> its look on the whole page; none for methods that no drawing has in colour."""
     metrics = vocabulary.principal(next(iter(evidence.scores.values())))
-    drawings = [in_colour(evidence, metric) for metric in metrics]
-    found: dict[str, int] = {}
-    for method in dict.fromkeys(method for drawing in drawings for method in drawing):
-        beside = {other for drawing in drawings if method in drawing for other in drawing}
-        colours = {look % svg.COLOURS for other, look in found.items() if other in beside}
-        free = set(range(svg.LOOKS)) - set(found.values())
-        found[method] = min(free, key=lambda look: (look % svg.COLOURS in colours, look))
-    return found
+    return distinct([in_colour(evidence, metric) for metric in metrics])
 
 
 def looks_by(evidence: Evidence, metric: str) -> dict[str, int]:

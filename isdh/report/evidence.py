@@ -20,6 +20,9 @@ from isdh.report import vocabulary
 if TYPE_CHECKING:
     from isdh.params import Params
 
+# what an archive holds beside scores and curves
+_NO_SCORES = {"weights_sha256", "query_labels", "label_names", "database_size"}
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -116,7 +119,7 @@ def read(workspace: Workspace, params: Params, dataset: str) -> Evidence:
 def _arrays(path: Path) -> dict[str, NDArray[np.float64]]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive if name != "weights_sha256"}
+            return {name: archive[name] for name in archive if name not in _NO_SCORES}
     except FileNotFoundError:
         raise artifacts.missing(path) from None
     except (ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -2,9 +2,14 @@
 
 Whatever stands in MLflow can be written again from what the stages left on disk, by anyone, any
 number of times, without a second run, point or model version.
+
+A name brings its module when it is asked for: MLflow takes a second or two to import, and comparing
+runs does without it.
 """
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 # before mlflow is imported: no telemetry, no news on stdout or stderr, no minutes of retries
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -13,25 +18,62 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
-from isdh.tracking.comparison import Comparison, Entry, compare, runs
-from isdh.tracking.publishing import Published, prepare, publish, publish_all
-from isdh.tracking.registry import Decision, promote, rollback
-from isdh.tracking.server import address, require_answer
-from isdh.tracking.system import system_metrics
+if TYPE_CHECKING:
+    from isdh.tracking.by_hand import promote_version, rollback
+    from isdh.tracking.comparison import Comparison, Entry, Selection, compare, comparisons, runs
+    from isdh.tracking.copying import copy_champion
+    from isdh.tracking.difference import Difference, diff
+    from isdh.tracking.illustration import ByLabel, Illustrated, illustrated
+    from isdh.tracking.publishing import Published, prepare, publish, publish_all
+    from isdh.tracking.registered import Decision
+    from isdh.tracking.registry import mend, promote
+    from isdh.tracking.server import address, require_answer, shown
+    from isdh.tracking.system import system_metrics
+
+_NAMES = {
+    "by_hand": ("promote_version", "rollback"),
+    "comparison": ("Comparison", "Entry", "Selection", "compare", "comparisons", "runs"),
+    "copying": ("copy_champion",),
+    "difference": ("Difference", "diff"),
+    "illustration": ("ByLabel", "Illustrated", "illustrated"),
+    "publishing": ("Published", "prepare", "publish", "publish_all"),
+    "registered": ("Decision",),
+    "registry": ("mend", "promote"),
+    "server": ("address", "require_answer", "shown"),
+    "system": ("system_metrics",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
+    "ByLabel",
     "Comparison",
     "Decision",
+    "Difference",
     "Entry",
+    "Illustrated",
     "Published",
+    "Selection",
     "address",
     "compare",
+    "comparisons",
+    "copy_champion",
+    "diff",
+    "illustrated",
+    "mend",
     "prepare",
     "promote",
+    "promote_version",
     "publish",
     "publish_all",
     "require_answer",
     "rollback",
     "runs",
+    "shown",
     "system_metrics",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

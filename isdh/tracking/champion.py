@@ -1,7 +1,7 @@
 """The rule of the alias `champion`: scores of cells -> the candidate, and whether it takes over.
 
 Pure. A method stands for itself by the mean over its seeds; among its seeds the lowest is taken,
-never the best on the queries.
+never the best on the queries. Who is compared was scored on the same data by the same protocol.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from isdh.artifacts import Cell
 from isdh.errors import unknown
 from isdh.params import Champion
+from isdh.significance import intervals
 
 Scored = Mapping[Cell, Mapping[str, float]]
 
@@ -30,6 +34,38 @@ class Standing:
     cell: Cell
     seeds: int
     means: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a method, or a single model, scores under the rule's metric.
+
+    Attributes:
+        mean: over seeds.
+        seeds: how many.
+        values: the same query by query, float64 (Q,); None: not known.
+    """
+
+    mean: float
+    seeds: int
+    values: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the alias moves.
+
+    Attributes:
+        moves: it does.
+        reason: why, with the numbers.
+        gain: by how much the candidate's mean is better; None: it was compared with none.
+        interval: where that lies at the rule's confidence; None: not tested.
+    """
+
+    moves: bool
+    reason: str
+    gain: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 def standings(scored: Scored) -> list[Standing]:
@@ -64,18 +100,49 @@ def ranked(found: list[Standing], rule: Champion) -> list[Standing]:
     return sorted(enough, key=lambda standing: sign * standing.means[rule.metric])
 
 
-def takes_over(mean: float, reigning: float | None, rule: Champion) -> tuple[bool, str]:
+def judge(candidate: Measured, reigning: Measured, rule: Champion) -> Verdict:
     """Whether a candidate takes the alias from a champion, and why.
 
+    Its mean has to be better by more than the margin, and, unless the rule does without a test, the
+    interval of a paired bootstrap over queries has to lie on the better side of 0.
+
     Args:
-        mean: the candidate's.
-        reigning: the champion's mean under the same score; None if it is not on record.
-        rule: direction and margin.
+        candidate: scored on the same data, by the same protocol, as
+        reigning: the champion.
+        rule: score, direction, margin and confidence.
     """
-    if reigning is None:
-        return False, f"the champion has no {rule.metric} on record to compare with"
-    gain = mean - reigning if rule.direction == "max" else reigning - mean
-    numbers = f"{rule.metric} {mean:.4f}, the champion's {reigning:.4f}"
-    if gain > rule.margin:
-        return True, f"{numbers}: better by {gain:.4f}, more than the margin {rule.margin:g}"
-    return False, f"{numbers}: not better by more than the margin {rule.margin:g}"
+    sign = 1.0 if rule.direction == "max" else -1.0
+    gain = sign * (candidate.mean - reigning.mean)
+    interval = _interval(candidate, reigning, rule, sign)
+    numbers = f"{rule.metric} {candidate.mean:.4f}, the champion's {reigning.mean:.4f}"
+    if not gain > rule.margin:
+        reason = f"{numbers}: not better by more than the margin {rule.margin:g}"
+        return Verdict(False, reason, gain, interval)
+    better = f"{numbers}: better by {gain:.4f}, more than the margin {rule.margin:g}"
+    if rule.confidence is None:
+        return Verdict(True, f"{better}; no test asked for", gain)
+    if interval is None:
+        return Verdict(
+            False,
+            f"{better}, yet there are no values of the same two queries or more to test it by; run "
+            "`dvc repro`, or set champion.confidence: null",
+            gain,
+        )
+    told = f"{rule.confidence:.4g} interval over queries {interval[0]:+.4f} to {interval[1]:+.4f}"
+    if interval[0] > 0:
+        return Verdict(True, f"{better}; {told}", gain, interval)
+    return Verdict(False, f"{better}, but within chance: {told}", gain, interval)
+
+
+def _interval(
+    candidate: Measured, reigning: Measured, rule: Champion, sign: float
+) -> tuple[float, float] | None:
+    """Where the candidate's lead lies; None: no test is asked for, or there is nothing to pair."""
+    one, other = candidate.values, reigning.values
+    if rule.confidence is None or one is None or other is None or one.shape != other.shape:
+        return None
+    leads = sign * (one - other)
+    if len(leads) < 2 or not np.isfinite(leads).all():
+        return None
+    ((low, high),) = intervals(leads, confidence=rule.confidence)
+    return float(low), float(high)

@@ -1,4 +1,4 @@
-"""A trained cell -> a folder that MLflow serves: image bytes in, packed codes out, no pickle.
+"""A trained cell <-> a folder that MLflow serves: image bytes in, packed codes out, no pickle.
 
 The folder holds the weights, the frozen backbone where there is one, and this package's source, so
 that it loads without the repository.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mlflow.types import ColSpec, Schema
 from PIL import Image
 
 import isdh
-from isdh.artifacts import Cell, Workspace, read_json, verify
+from isdh.artifacts import Cell, Workspace, read_json, sha256, verify
 from isdh.errors import InputError
 
 REQUIREMENTS = (
@@ -59,6 +60,47 @@ def package(workspace: Workspace, cell: Cell, folder: Path, model: Model) -> Non
             signature=SIGNATURE,
             input_example=pd.DataFrame({"image": [_grey_png(side=64)]}),
         )
+
+
+@dataclass(frozen=True)
+class Package:
+    """What lies in such a folder.
+
+    Attributes:
+        model: the folder of weights.safetensors and model.json.
+        backbone: the frozen backbone's weights file, if there is one.
+    """
+
+    model: Path
+    backbone: Path | None
+
+
+def unpack(folder: Path, *, bits: int, weights_sha256: str) -> Package:
+    """Read what `package` wrote, verified.
+
+    Args:
+        folder: where it lies.
+        bits: the code length that is wanted.
+        weights_sha256: the digest that is wanted.
+
+    Raises:
+        InputError: other inputs, outputs, code length or weights than those wanted.
+    """
+    model = Model.load(str(folder))
+    if model.signature != SIGNATURE:
+        raise InputError("takes and gives other columns than image -> code, bits")
+    parts = model.flavors["python_function"]["artifacts"]
+    paths = {name: folder / part["path"] for name, part in parts.items()}
+    found = sha256(paths["model"] / "weights.safetensors")
+    if found != weights_sha256:
+        raise InputError(f"weights of sha256 {found}, registered were {weights_sha256}")
+    card = read_json(paths["model"] / "model.json")
+    if card["bits"] != bits:
+        raise InputError(f"codes of {card['bits']} bits, want {bits}")
+    backbone = paths.get("backbone")
+    if backbone is not None and (found := sha256(backbone)) != card["backbone_sha256"]:
+        raise InputError(f"backbone of sha256 {found}, registered was {card['backbone_sha256']}")
+    return Package(paths["model"], backbone)
 
 
 def _artifacts(workspace: Workspace, cell: Cell, scratch: Path) -> dict[str, str]:

@@ -156,14 +156,22 @@ def _projection(
     parts = {"method": history["method"], "training": history["training"], **sections}
     who = {"method": cell.method, "bits": str(cell.bits), "seed": str(cell.seed)}
     facts = {f"version.{name}": str(v) for name, v in history["versions"].items()}
-    facts |= {f"hardware.{name}": str(v) for name, v in history["hardware"].items()}
+    facts |= {f"hardware.{name}": str(v) for name, v in history.get("hardware", {}).items()}
     return Projection(
         cell=cell,
         fingerprint=history["fingerprint"],
         params=who | {"training.rows": str(history["rows"])} | _flat(parts),
         points=tuple(point for record in records for point in _points(record)),
         scores=scores,
-        tags={"dataset": cell.dataset, **who, "device": history["device"], **facts, **tags},
+        tags={
+            "mlflow.source.name": "flows/train.py",  # MLflow shows the commit beside it
+            "mlflow.source.type": "LOCAL",
+            "dataset": cell.dataset,
+            **who,
+            "device": history["device"],
+            **facts,
+            **tags,
+        },
         files=files,
         data=data_digest(workspace, cell.dataset),
         start=epochs[0]["timestamp"] - round(1000 * epochs[0]["seconds"]) if epochs else None,

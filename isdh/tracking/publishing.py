@@ -1,26 +1,40 @@
 """Projections -> MLflow runs: one run per cell and fingerprint, written only where it differs.
 
-The tag `isdh.digest` is written last: a publish that was killed leaves the run without it, and the
-next one finishes the work.
+The tag `isdh.digest` is taken away first and written last: a publish that was killed leaves the run
+without it, and the next one finishes the work.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from isdh.artifacts import Cell, Workspace, locked, verify
+from isdh.artifacts import Cell, Workspace, locked
 from isdh.params import Params
 from isdh.tracking import projection, provenance
 from isdh.tracking.projection import Projection
+from isdh.tracking.records import record_of
 from isdh.tracking.server import connected, experiment, search
+from isdh.tracking.succession import (
+    NOTE,
+    are_told_apart,
+    current,
+    note,
+    since,
+    succeeding,
+    superseded,
+)
+from isdh.tracking.writing import DIGEST, is_whole, log, write
+
+ATTEMPTS = 3
+# what MLflow answers where somebody elsewhere made the same row, or removed the run, meanwhile
+CONTESTED = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
 
 @dataclass(frozen=True)
@@ -111,137 +125,83 @@ def _publish_present(
         return Published(missing=1)
     wanted = projection.of_files(workspace, cell, lock)
     same_cell = [run for run in known if run.data.tags.get("isdh.cell") == str(cell)]
-    if _is_told(wanted, same_cell):
+    if _is_told(wanted, same_cell) and is_whole(wanted, _same(wanted, same_cell)[0]):
         return Published(unchanged=1)
     _upsert(client, workspace, number, wanted)
     return Published(written=1)
 
 
 def _is_told(wanted: Projection, runs: Sequence[Run]) -> bool:
-    """Whether a cell's current run holds all of a projection."""
+    """Whether a cell's current run holds all of a projection, and is told from the former ones."""
     run = current(runs)
     tags = run.data.tags if run else {}
-    return tags.get("isdh.digest") == wanted.digest and len(_same(wanted, runs)) == 1
+    once = len(_same(wanted, runs)) == 1
+    return tags.get(DIGEST) == wanted.digest and once and are_told_apart(runs)
 
 
 def _same(wanted: Projection, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if wanted.identity.items() <= run.data.tags.items()]
 
 
-def current(runs: Sequence[Run]) -> Run | None:
-    """Of one cell's runs, the one whose files are in the workspace: the last published anew."""
-    return max(runs, key=since, default=None)
-
-
-def since(run: Run) -> int:
-    """When a run became its cell's current one, unix ms; 0: never."""
-    return int(run.data.tags.get("isdh.current_since", 0))
-
-
 def _upsert(client: MlflowClient, workspace: Workspace, number: str, wanted: Projection) -> str:
     cell = wanted.cell
     with locked(workspace.state("locks", f"publish-{cell.dataset}-{cell.name}")):
-        runs = search(client, number, f"tags.`isdh.cell` = '{cell}'")
-        if _is_told(wanted, runs):
-            return str(_same(wanted, runs)[0].info.run_id)
-        same = sorted(_same(wanted, runs), key=lambda run: str(run.info.run_id))
-        for double in same[1:]:  # from another machine, in the same moment
-            client.delete_run(double.info.run_id)
-        run = same[0] if same else _create(client, number, wanted)
-        _write(client, run, wanted)
-        _conclude(client, workspace, run, wanted, latest=max(map(since, runs), default=0))
-        return str(run.info.run_id)
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return _bring_up(client, workspace, number, wanted)
+            except MlflowException as error:
+                if error.error_code not in CONTESTED:
+                    raise
+        return _bring_up(client, workspace, number, wanted)
 
 
-def _create(client: MlflowClient, number: str, wanted: Projection) -> Run:
-    return client.create_run(number, wanted.start, dict(wanted.identity), wanted.name)
+def _bring_up(client: MlflowClient, workspace: Workspace, number: str, wanted: Projection) -> str:
+    """Have one run hold a projection, as its cell's current one.
 
-
-def _write(client: MlflowClient, run: Run, wanted: Projection) -> None:
-    """Params, points and scores that the run lacks; the dataset; files that differ."""
-    number = run.info.run_id
-    params = [Param(k, v) for k, v in wanted.params.items() if k not in run.data.params]
-    metrics = _new_points(client, run, wanted) + _new_scores(run, wanted)
-    _log(client, number, metrics=metrics, params=params)
-    if wanted.data and not (run.inputs and run.inputs.dataset_inputs):
-        _log_dataset(client, number, wanted.cell.dataset, wanted.data)
-    for file in wanted.files:
-        if run.data.tags.get(file.tag) != file.sha256:
-            verify(file.path, file.sha256)
-            client.log_artifact(number, str(file.path), file.folder)
-
-
-def _log(
-    client: MlflowClient,
-    number: str,
-    *,
-    metrics: Sequence[Metric] = (),
-    params: Sequence[Param] = (),
-    tags: Sequence[RunTag] = (),
-) -> None:
-    """Log in as few transactions as MLflow's limits allow."""
-    lots = max(-(-len(metrics) // 800), -(-len(params) // 100), -(-len(tags) // 100))
-    for i in range(lots):
-        hundred = slice(100 * i, 100 * (i + 1))
-        lot = metrics[800 * i : 800 * (i + 1)]
-        client.log_batch(number, lot, params[hundred], tags[hundred])
-
-
-def _new_points(client: MlflowClient, run: Run, wanted: Projection) -> list[Metric]:
-    """Points that the run lacks. An epoch that was run again differs only where its values do."""
-    names = {point.key for point in wanted.points} & set(run.data.metrics)
-    known = {
-        (name, metric.step, metric.value)
-        for name in names
-        for metric in client.get_metric_history(run.info.run_id, name)
-    }
-    return [
-        Metric(point.key, point.value, point.timestamp, point.step)
-        for point in wanted.points
-        if (point.key, point.step, point.value) not in known
-    ]
-
-
-def _new_scores(run: Run, wanted: Projection) -> list[Metric]:
-    """Scores that the run lacks or holds with another value."""
-    known = run.data.metrics
-    now = time.time_ns() // 1_000_000
-    # a first score stands at the end of training; a corrected one must be later to be the latest
-    first = wanted.end or run.info.start_time
-    return [
-        Metric(name, float(value), now if name in known else first, 0)
-        for name, value in wanted.scores.items()
-        if known.get(name) != value
-    ]
-
-
-def _log_dataset(client: MlflowClient, number: str, name: str, digest: str) -> None:
-    source = json.dumps({"uri": f"data/{name}"})
-    inputs = [
-        DatasetInput(
-            Dataset(name, digest, "local", source), [InputTag("mlflow.data.context", "training")]
-        )
-    ]
-    try:
-        client.log_inputs(number, inputs)
-    except MlflowException:
-        # the run of another cell made the dataset's row in the same moment: now it is there
-        client.log_inputs(number, inputs)
+    Whoever makes a run looks again whether another machine made one in the same moment; all keep
+    the same one, by its id.
+    """
+    query = f"tags.`isdh.cell` = '{wanted.cell}'"
+    runs = search(client, number, query)
+    if _is_told(wanted, runs) and is_whole(wanted, _same(wanted, runs)[0]):
+        return str(_same(wanted, runs)[0].info.run_id)
+    while not _same(wanted, runs):
+        client.create_run(number, wanted.start, dict(wanted.identity), wanted.name)
+        runs = search(client, number, query)
+    run, *doubles = sorted(_same(wanted, runs), key=lambda run: str(run.info.run_id))
+    for double in doubles:
+        client.delete_run(double.info.run_id)
+    write(client, run, wanted)
+    others = [other for other in runs if other is not run and other not in doubles]
+    _conclude(client, workspace, run, others, wanted)
+    return str(run.info.run_id)
 
 
 def _conclude(
-    client: MlflowClient, workspace: Workspace, run: Run, wanted: Projection, *, latest: int
+    client: MlflowClient, workspace: Workspace, run: Run, others: Sequence[Run], wanted: Projection
 ) -> None:
     """State, provenance and, last of all, the digest that says that everything is there."""
-    number = run.info.run_id
+    number, now = run.info.run_id, time.time_ns() // 1_000_000
+    for other in others:
+        _retire(client, other, superseded(other, [run, *others], now))
     if wanted.scores and run.info.status != "FINISHED":
         client.set_terminated(number, "FINISHED", wanted.end)
-    elif not wanted.scores and run.info.status == "FINISHED":
+    elif not wanted.scores and run.info.status != "RUNNING":
         client.update_run(number, "RUNNING")  # trained anew; the scores are of other weights
     tags = {**wanted.tags, **provenance.git_tags(workspace.root)}
+    before = current([other for other in others if since(other)])
+    if before and not since(run):
+        after = replace(record_of(run), tags=run.data.tags | tags, params=wanted.params)
+        tags[NOTE] = note(record_of(before), replace(after, data=wanted.data))
     if wanted.scores or "isdh.scores" in run.data.tags:
         tags["isdh.scores"] = " ".join(wanted.scores)
-    if since(run) < latest or latest == 0:
-        tags["isdh.current_since"] = str(max(time.time_ns() // 1_000_000, latest + 1))
-    tags |= {file.tag: file.sha256 for file in wanted.files} | {"isdh.digest": wanted.digest}
-    _log(client, number, tags=[RunTag(key, value) for key, value in tags.items()])
+    tags |= succeeding(run, [run, *others], now)
+    tags |= {file.tag: file.sha256 for file in wanted.files} | {DIGEST: wanted.digest}
+    log(client, number, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def _retire(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
+    """Name a run as a former one; one that was not scored by now is not running any more."""
+    if tags and run.info.status == "RUNNING":
+        client.update_run(run.info.run_id, "KILLED")
+    log(client, run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])

@@ -1,252 +1,242 @@
-"""Candidates -> registered model versions; the alias `champion`, moved by the rule and logged.
+"""Candidates -> registered model versions; the alias `champion`, moved by the rule.
 
-A version exists once per distinct weights. The log is written before the alias is moved: a process
-killed between the two leaves a line whose move the next promotion makes without another line.
+A version exists once per distinct weights. The candidate is `challenger` until it is champion.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from isdh.artifacts import Cell, Workspace, current_scores, locked, read_json
-from isdh.errors import InputError
+from isdh.errors import InputError, first_five
 from isdh.params import Params
-from isdh.tracking import champion, promotions, versions
-from isdh.tracking.champion import Standing
-from isdh.tracking.projection import data_digest
+from isdh.tracking import evaluation, provenance, registration
+from isdh.tracking.champion import Measured, Standing, Verdict
+from isdh.tracking.contest import Contest, Reigning, recorded
 from isdh.tracking.publishing import publish
+from isdh.tracking.registered import Decision, Registered
 from isdh.tracking.server import connected
-from isdh.tracking.versions import ALIAS, champion_version, model_name
+from isdh.tracking.versions import cell_of, model_name, weights_of
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What became, or would become, of the alias of one registered model.
-
-    Attributes:
-        model: the registered model's name.
-        moves: the alias moves to the candidate.
-        reason: why, with the numbers.
-        cell: the candidate; None if no method has enough seeds.
-        mean: its mean over seeds.
-        seeds: how many.
-        version: its version; None if it is not registered (a dry run).
-        champion: the version that held the alias before; None: there was none.
-    """
-
-    model: str
-    moves: bool
-    reason: str
-    cell: Cell | None = None
-    mean: float | None = None
-    seeds: int = 0
-    version: str | None = None
-    champion: str | None = None
-
-
-def promote(workspace: Workspace, params: Params, *, dry_run: bool = False) -> list[Decision]:
+def promote(
+    workspace: Workspace,
+    params: Params,
+    *,
+    dry_run: bool = False,
+    tell: Callable[[Decision], None] = lambda decision: None,
+) -> list[Decision]:
     """Register the candidate of every dataset and code length; move the alias where it is better.
 
     Args:
         workspace: where models and scores lie.
         params: the matrix and the rule `champion`.
         dry_run: decide only; nothing is written.
+        tell: called with each decision as soon as it is carried out.
 
     Returns:
         A decision for every dataset and code length that has a scored cell.
 
     Raises:
-        InputError: MLflow does not answer, the rule names an unknown score, or a model's files
-            are missing or altered.
+        InputError: MLflow does not answer, the rule names an unknown score, scores are of other
+            data than today's, a name is taken, files are missing or altered, or somebody else moved
+            an alias meanwhile. Told when all else is decided.
     """
-    decisions = []
+    decisions: list[Decision] = []
     with (
         connected(workspace, create=not dry_run) as client,
         locked(workspace.state("locks", "promote")),
     ):
-        for dataset in params.datasets:
-            for bits in params.bits:
-                cells = [cell for cell in params.cells(dataset) if cell.bits == bits]
-                if scored := _scored(workspace, cells):
-                    group = _Group(client, workspace, params, dataset, bits, scored)
-                    decisions.append(group.promote(dry_run=dry_run))
+        lock = provenance.read_lock(workspace.root)
+
+        def decide(dataset: str, bits: int) -> None:
+            cells = [cell for cell in params.cells(dataset) if cell.bits == bits]
+            if scored := _scored(workspace, cells, lock):
+                registered = Registered(client, workspace, model_name(dataset, bits))
+                contest = Contest(workspace, params, dataset, scored, registered)
+                decisions.append(_decide(client, workspace, params, contest, dry_run=dry_run))
+                tell(decisions[-1])
+
+        _for_each_model(params, decide)
     return decisions
 
 
-def _scored(workspace: Workspace, cells: Sequence[Cell]) -> dict[Cell, dict[str, float]]:
-    """The cells whose model is there and was scored, with their scores."""
-    found = {cell: current_scores(workspace, cell) for cell in cells}
-    return {cell: scores for cell, scores in found.items() if scores}
-
-
-class _Group:
-    """The scored cells of one dataset and code length, and their registered model."""
-
-    def __init__(
-        self,
-        client: MlflowClient,
-        workspace: Workspace,
-        params: Params,
-        dataset: str,
-        bits: int,
-        scored: champion.Scored,
-    ) -> None:
-        self.client = client
-        self.workspace = workspace
-        self.params = params
-        self.rule = params.champion
-        self.dataset = dataset
-        self.model = model_name(dataset, bits)
-        self.standings = champion.standings(scored)
-        self.versions = versions.by_weights(client, self.model)
-        self.holder = champion_version(client, self.model)
-
-    def promote(self, *, dry_run: bool) -> Decision:
-        """Decide, and unless it is a dry run register the candidate and move the alias."""
-        candidate = self.candidate()
-        holder = str(self.holder.version) if self.holder else None
-        if candidate is None:
-            reason = f"no method has {self.rule.min_seeds} scored seeds and a model not withdrawn"
-            return Decision(self.model, False, reason, champion=holder)
-        mean = candidate.means[self.rule.metric]
-        moves, reason = self.decide(candidate)
-        known = self.versions.get(self.weights(candidate.cell))
-        version = str(known.version) if known else None
-        if not dry_run:
-            version = version or self.register(candidate)
-            if moves:
-                self.move(candidate, version, reason)
-        return Decision(
-            self.model, moves, reason, candidate.cell, mean, candidate.seeds, version, holder
-        )
-
-    def candidate(self) -> Standing | None:
-        """The method with the best mean whose model was not withdrawn."""
-        for standing in champion.ranked(self.standings, self.rule):
-            version = self.versions.get(self.weights(standing.cell))
-            if version is None or "isdh.withdrawn" not in version.tags:
-                return standing
-        return None
-
-    def weights(self, cell: Cell) -> str:
-        """Digest of a cell's weights."""
-        return str(read_json(self.workspace.model(cell) / "model.json")["weights_sha256"])
-
-    def decide(self, candidate: Standing) -> tuple[bool, str]:
-        """Whether the alias moves, and why."""
-        if self.holder is None:
-            metric = self.rule.metric
-            return True, f"no champion yet; {metric} {candidate.means[metric]:.4f}"
-        if self.holder.tags.get("isdh.weights_sha256") == self.weights(candidate.cell):
-            return False, "is the champion already"
-        moves, reason = champion.takes_over(
-            candidate.means[self.rule.metric], self.reigning_mean(), self.rule
-        )
-        if self.holder.tags.get("isdh.data") != data_digest(self.workspace, self.dataset):
-            reason += " (the champion was scored on other data)"
-        return moves, reason
-
-    def reigning_mean(self) -> float | None:
-        """The champion's mean: today's where its cell is still there, else the recorded one."""
-        tags = self.holder.tags if self.holder else {}
-        for standing in self.standings:
-            same_cell = str(standing.cell) == tags.get("isdh.cell")
-            if same_cell and self.weights(standing.cell) == tags.get("isdh.weights_sha256"):
-                return standing.means.get(self.rule.metric)
-        recorded: dict[str, float] = json.loads(tags.get("isdh.means", "{}"))
-        return recorded.get(self.rule.metric)
-
-    def record(self, candidate: Standing) -> dict[str, str]:
-        """The tags that say on which numbers a version stands."""
-        return {
-            "isdh.means": json.dumps(candidate.means),
-            "isdh.seeds": str(candidate.seeds),
-            "isdh.data": data_digest(self.workspace, self.dataset) or "",
-        }
-
-    def register(self, candidate: Standing) -> str:
-        """Make a version of the candidate's model."""
-        cell = candidate.cell
-        run = publish(self.workspace, self.params, cell)
-        tags = {
-            "isdh.weights_sha256": self.weights(cell),
-            "isdh.cell": str(cell),
-            "isdh.method": cell.method,
-            "isdh.fingerprint": self.fingerprint(cell),
-            **self.record(candidate),
-        }
-        return versions.register(self.client, self.workspace, cell, run=run, tags=tags)
-
-    def fingerprint(self, cell: Cell) -> str:
-        """Of everything the cell's training depends on."""
-        return str(read_json(self.workspace.model(cell) / "history.json")["fingerprint"])
-
-    def move(self, candidate: Standing, version: str, reason: str) -> None:
-        """Log the move, then make it."""
-        cell, holder = candidate.cell, str(self.holder.version) if self.holder else None
-        for key, value in self.record(candidate).items():
-            self.client.set_model_version_tag(self.model, version, key, value)
-        last = (promotions.moves(self.workspace, self.model) or [{}])[-1]
-        if (last.get("from"), last.get("version")) != (holder, version):
-            line = {
-                "cell": str(cell),
-                "weights_sha256": self.weights(cell),
-                "fingerprint": self.fingerprint(cell),
-                "data": data_digest(self.workspace, self.dataset),
-                "metric": self.rule.metric,
-                "direction": self.rule.direction,
-                "margin": self.rule.margin,
-                "mean": candidate.means[self.rule.metric],
-                "seeds": candidate.seeds,
-                "champion_mean": self.reigning_mean(),
-            }
-            move = {"model": self.model, "from": holder, "version": version, "why": reason}
-            promotions.append(self.workspace, move | line)
-        self.client.set_registered_model_alias(self.model, ALIAS, version)
-
-
-def rollback(workspace: Workspace, dataset: str, bits: int) -> Decision:
-    """Withdraw a champion: the alias goes to the one before, and no promotion brings it back.
+def mend(
+    workspace: Workspace, params: Params, tell: Callable[[str], None] = lambda note: None
+) -> None:
+    """Bring aliases up to the promotion log, and files of champion and challenger to their digests.
 
     Args:
-        workspace: whose MLflow and promotion log.
-        dataset: a name.
-        bits: the code length.
+        workspace: where models and the log lie.
+        params: which datasets and code lengths.
+        tell: called with what was mended, in words.
 
     Raises:
-        InputError: MLflow does not answer, or there is no champion, or none before it.
+        InputError: MLflow does not answer, a name is taken, or files are altered and the model they
+            were made of is not here. Told when all else is mended.
     """
-    name = model_name(dataset, bits)
-    with connected(workspace, create=False) as client, locked(workspace.state("locks", "promote")):
-        holder = champion_version(client, name)
-        if holder is None:
-            raise InputError(f"model {name!r}: has no champion; run `isdh promote`")
-        before = _before(client, workspace, name, str(holder.version))
-        version = str(before.version)
-        reason = f"version {holder.version} was withdrawn"
-        cell = before.tags["isdh.cell"]
-        move = {"model": name, "from": str(holder.version), "version": version, "why": reason}
-        client.set_model_version_tag(name, holder.version, "isdh.withdrawn", "true")
-        promotions.append(workspace, move | {"cell": cell})
-        client.set_registered_model_alias(name, ALIAS, version)
+    with connected(workspace) as client, locked(workspace.state("locks", "promote")):
+
+        def do(dataset: str, bits: int) -> None:
+            registered = Registered(client, workspace, model_name(dataset, bits))
+            registered.mend()
+            for note in registered.notes:
+                tell(f"{registered.name}: {note}")
+
+        _for_each_model(params, do)
+
+
+def _for_each_model(params: Params, do: Callable[[str, int], None]) -> None:
+    """Do something for every dataset and code length; faults are told when all is done."""
+    faults: list[str] = []
+    for dataset in params.datasets:
+        for bits in params.bits:
+            try:
+                do(dataset, bits)
+            except InputError as error:
+                faults.append(str(error))
+    if faults:
+        raise InputError("\n  ".join(dict.fromkeys(faults)))
+
+
+def _scored(
+    workspace: Workspace, cells: Sequence[Cell], lock: provenance.Lock
+) -> dict[Cell, dict[str, float]]:
+    """The cells whose model is there and was scored, with their scores.
+
+    Raises:
+        InputError: some were scored on other data than today's.
+    """
+    found = {cell: current_scores(workspace, cell) for cell in cells}
+    scored = {cell: scores for cell, scores in found.items() if scores}
+    if stale := [str(cell) for cell in scored if evaluation.is_stale(lock, cell)]:
+        raise InputError(f"{first_five(stale)}: scored on other data than today's; run `dvc repro`")
+    return scored
+
+
+def _decide(
+    client: MlflowClient, workspace: Workspace, params: Params, contest: Contest, *, dry_run: bool
+) -> Decision:
+    """Decide, and unless it is a dry run register the candidate and move the aliases."""
+    registered = contest.registered
+    if not dry_run:
+        registered.mend()
+    before = registered.champion
+    candidate = contest.candidate()
+    if candidate is None:
+        reason = f"no method has {contest.rule.min_seeds} scored seeds and a model not withdrawn"
+        return Decision(registered.name, False, reason, champion=before)
+    verdict, reigning = contest.judge(candidate)
+    version = registered.versions.get(contest.weights(candidate.cell))
+    if not dry_run:
+        version = version or _register(client, workspace, params, contest, candidate)
+        _remember(contest, candidate, verdict, reigning)
+        _carry_out(contest, candidate, version, verdict, reigning)
     return Decision(
-        name, True, reason, Cell.parse(cell), version=version, champion=str(holder.version)
+        registered.name,
+        verdict.moves,
+        "; ".join([verdict.reason, *registered.notes]),
+        candidate.cell,
+        candidate.means[contest.rule.metric],
+        candidate.seeds,
+        str(version.version) if version else None,
+        before,
     )
 
 
-def _before(client: MlflowClient, workspace: Workspace, name: str, holder: str) -> ModelVersion:
-    """The last version that held the alias before and was not withdrawn."""
-    usable = {
-        str(v.version): v
-        for v in versions.by_weights(client, name).values()
-        if "isdh.withdrawn" not in v.tags and str(v.version) != holder
+def _register(
+    client: MlflowClient,
+    workspace: Workspace,
+    params: Params,
+    contest: Contest,
+    candidate: Standing,
+) -> ModelVersion:
+    """Make a version of the candidate's model."""
+    cell = candidate.cell
+    run = publish(workspace, params, cell)
+    tags = {
+        "isdh.weights_sha256": contest.weights(cell),
+        "isdh.cell": str(cell),
+        "isdh.method": cell.method,
+        "isdh.fingerprint": str(read_json(workspace.model(cell) / "history.json")["fingerprint"]),
+        **contest.tags(candidate.means, candidate.seeds),
     }
-    for move in reversed(promotions.moves(workspace, name)):
-        if move["version"] in usable:
-            return usable[move["version"]]
-    raise InputError(f"model {name!r}: no champion before version {holder} to go back to")
+    version = registration.register(client, workspace, cell, run=run, tags=tags)
+    contest.registered.versions[weights_of(version)] = version
+    return version
+
+
+def _remember(
+    contest: Contest, candidate: Standing, verdict: Verdict, reigning: Reigning | None
+) -> None:
+    """Log and note a champion's numbers where those before were of other data."""
+    holder = contest.registered.holder
+    if not (holder and reigning and reigning.anew) or contest.is_current(holder):
+        return
+    line = {
+        "action": "evaluate",
+        **_line(contest, holder, reigning.measured, verdict),
+        "before": recorded(holder, contest.rule.metric),
+        "candidate": {
+            "cell": str(candidate.cell),
+            "weights_sha256": contest.weights(candidate.cell),
+            "mean": candidate.means[contest.rule.metric],
+            "seeds": candidate.seeds,
+        },
+    }
+    contest.registered.append(line)
+    contest.registered.note(holder, contest.tags(reigning.anew, reigning.measured.seeds))
+    contest.registered.describe(holder)
+
+
+def _carry_out(
+    contest: Contest,
+    candidate: Standing,
+    version: ModelVersion,
+    verdict: Verdict,
+    reigning: Reigning | None,
+) -> None:
+    """Move the aliases as was decided."""
+    registered, holder = contest.registered, contest.registered.holder
+    registered.note(version, contest.tags(candidate.means, candidate.seeds))
+    line = {
+        "action": "promote" if verdict.moves else "nominate",
+        **_line(contest, version, contest.measured(candidate), verdict),
+        "champion": _numbers(holder, reigning.measured) if holder and reigning else None,
+    }
+    if verdict.moves:
+        registered.promote(version, line)
+    elif str(version.version) == registered.champion:
+        registered.drop_challenger()
+    else:
+        registered.nominate(version, line)
+
+
+def _line(
+    contest: Contest, version: ModelVersion, measured: Measured, verdict: Verdict
+) -> dict[str, Any]:
+    """What the log says of a version: numbers, data, rule, verdict."""
+    return {
+        "by": "rule",
+        **_numbers(version, measured),
+        "fingerprint": version.tags.get("isdh.fingerprint"),
+        "why": verdict.reason,
+        **contest.data,
+        **contest.rule.model_dump(),
+        "gain": verdict.gain,
+        "interval": verdict.interval,
+    }
+
+
+def _numbers(version: ModelVersion, measured: Measured) -> dict[str, Any]:
+    return {
+        "version": str(version.version),
+        "cell": str(cell_of(version)),
+        "weights_sha256": weights_of(version),
+        "mean": measured.mean,
+        "seeds": measured.seeds,
+    }

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Metric
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
+from isdh.artifacts import Cell
+from isdh.errors import InputError
 
-from isdh.artifacts import Cell, Workspace
-from isdh.tracking.server import address, as_default, experiment
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
+CHALLENGER = "challenger"
 # no such model; no such alias, as the database's store says it
 ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
@@ -24,84 +22,58 @@ def model_name(dataset: str, bits: int) -> str:
     return f"isdh-{dataset}-{bits}bit"
 
 
-def champion_version(client: MlflowClient, name: str) -> ModelVersion | None:
-    """The version that holds the alias, or None.
+def cell_of(version: ModelVersion) -> Cell:
+    """The cell that a version was made of."""
+    return Cell.parse(version.tags["isdh.cell"])
+
+
+def weights_of(version: ModelVersion) -> str:
+    """The digest of a version's weights, as they were registered."""
+    return str(version.tags["isdh.weights_sha256"])
+
+
+def version_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The version that holds an alias, or None.
 
     Raises:
         MlflowException: it could not be asked; an unanswered question is no "none".
     """
+    from mlflow.exceptions import MlflowException
+
     try:
-        return client.get_model_version_by_alias(name, ALIAS)
+        return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
         if error.error_code not in ABSENT:
             raise
         return None
 
 
+def champion_version(client: MlflowClient, name: str) -> ModelVersion | None:
+    """The version that is in use, or None. Raises as `version_of`."""
+    return version_of(client, name, ALIAS)
+
+
 def by_weights(client: MlflowClient, name: str) -> dict[str, ModelVersion]:
-    """The versions of a registered model by the digest of their weights."""
-    found = client.search_model_versions(f"name = '{name}'")
-    return {v.tags["isdh.weights_sha256"]: v for v in found if "isdh.weights_sha256" in v.tags}
-
-
-def register(
-    client: MlflowClient,
-    workspace: Workspace,
-    cell: Cell,
-    *,
-    run: str,
-    tags: Mapping[str, str],
-) -> str:
-    """Make a version of a cell's model.
-
-    Args:
-        client: of the tracking server.
-        workspace: where the model lies.
-        cell: whose model.
-        run: the id of the cell's run.
-        tags: of the version; there from its first moment.
-
-    Returns:
-        The version's number.
+    """The versions of a registered model by the digest of their weights.
 
     Raises:
-        InputError: a file of the model is missing or altered.
+        InputError: one of them is no model of this name's dataset and code length.
     """
-    name = model_name(cell.dataset, cell.bits)
+    found = client.search_model_versions(f"name = '{name}'")
+    for version in found:
+        _require_ours(version)
+    return {weights_of(version): version for version in found}
+
+
+def _require_ours(version: ModelVersion) -> None:
     try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    model = _log_model(client, workspace, cell, run)
-    with as_default(address(workspace)):  # the registry asks for the logged model
-        version = client.create_model_version(
-            name, f"models:/{model}", run, dict(tags), model_id=model
+        cell = cell_of(version)
+        ours = model_name(cell.dataset, cell.bits) == version.name and bool(weights_of(version))
+    except (KeyError, InputError):
+        ours = False
+    if not ours:
+        raise InputError(
+            f"model {version.name!r}: version {version.version} was registered by someone else, "
+            "and what it takes and gives is not known; delete that version in MLflow's page, or "
+            "give the model another name there, then run the command again"
         )
-    return str(version.version)
-
-
-def _log_model(client: MlflowClient, workspace: Workspace, cell: Cell, run: str) -> str:
-    """Keep a cell's model in MLflow, tied to its run and scores; returns the model's id."""
-    from mlflow.models import Model
-
-    from isdh.tracking.package import package  # mlflow.pyfunc, which publishing does not need
-
-    number = experiment(client, workspace, cell.dataset)
-    logged = client.create_logged_model(number, "encoder", run, {"isdh.cell": str(cell)})
-    model_id = str(logged.model_id)
-    model = Model(artifact_path=logged.artifact_location, run_id=run, model_id=model_id)
-    with tempfile.TemporaryDirectory() as scratch:
-        package(workspace, cell, Path(scratch, "model"), model)
-        client.log_model_artifacts(model_id, str(Path(scratch, "model")))
-    client.finalize_logged_model(model_id, "READY")
-    client.log_outputs(run, [LoggedModelOutput(model_id, step=0)])
-    client.log_batch(run, metrics=_scores_of_model(client, run, model_id))
-    return model_id
-
-
-def _scores_of_model(client: MlflowClient, run: str, model_id: str) -> list[Metric]:
-    """The run's scores once more, point for point, as the model's."""
-    names = client.get_run(run).data.tags.get("isdh.scores", "").split()
-    points = [client.get_metric_history(run, name)[-1] for name in names]
-    return [Metric(p.key, p.value, p.timestamp, p.step, model_id=model_id) for p in points]

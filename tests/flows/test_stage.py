@@ -16,6 +16,7 @@ import pytest
 
 from flows import services
 from flows import stage as stages
+from tests.flows.test_one_run import ISDH, current_run
 from tests.workspaces import SMALL, copy_project, environment, run, write_params
 
 pytestmark = pytest.mark.slow
@@ -105,12 +106,15 @@ def test_a_stage_ends_when_dvc_is_killed_and_the_next_run_equals_an_undisturbed_
         epochs = json.loads((model / "history.json").read_text())["epochs"]
         assert epochs[0]["timestamp"] < killed < epochs[-1]["timestamp"]  # it went on, not anew
         weights = (model / "weights.safetensors").read_bytes()
+        database = f"sqlite:///{made / 'mlflow.db'}"
+        told = current_run(made, database, ISDH).info.run_id
         shutil.rmtree(checkpoints)
         undisturbed = run(made, *command[:2], "-f", *command[2:])
         assert undisturbed.returncode == 0, undisturbed.stderr
         again = json.loads((model / "history.json").read_text())["epochs"]
         assert again[0]["timestamp"] > epochs[-1]["timestamp"]  # trained from the start
         assert (model / "weights.safetensors").read_bytes() == weights
+        assert current_run(made, database, ISDH).info.run_id == told
     finally:
         write_params(made, methods=["isdh", "dhn"])
     assert run(made, "dvc", "repro").returncode == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.test_one_run import DHN, current_run, publish
 from tests.workspaces import SMALL, run, write_params
 
 pytestmark = pytest.mark.slow
@@ -37,11 +38,18 @@ def test_editing_a_methods_file_makes_stale_only_its_cells(made):
     assert not any("isdh-12" in stage for stage in ran)
 
 
-def test_editing_a_methods_section_makes_stale_only_its_cells(made):
+def test_editing_a_methods_section_makes_stale_only_its_cells(made, monkeypatch):
+    uri = f"sqlite:///{made / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    publish(made)
+    before = current_run(made, uri, DHN)
     write_params(made, **MATRIX, method={"isdh": {}, "dhn": {"quantisation_weight": 0.5}})
     ran = repro(made)
+    edited = current_run(made, uri, DHN)
     write_params(made, **MATRIX)
     assert repro(made) == set()  # what was made before is restored, not made again
+    publish(made)
+    assert current_run(made, uri, DHN).info.run_id == before.info.run_id != edited.info.run_id
     assert ran == {
         "train@digits-dhn-12-0",
         "encode@digits-dhn-12-0",

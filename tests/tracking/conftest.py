@@ -1,0 +1,43 @@
+"""A small workspace beside an empty database, for tests of what reads MLflow."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from isdh import params
+from isdh.artifacts import Workspace
+from isdh.params import Params
+from isdh.tracking import server
+from tests import synthetic
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without experiments; making one takes seconds, so that tests copy it."""
+    root = tmp_path_factory.mktemp("database")
+    with server.connected(Workspace(root)):
+        return root / "mlflow.db"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Two methods, two code lengths, two seeds: trained and scored, not yet published."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    synthetic.write_workspace(tmp_path)
+    return Workspace(tmp_path)
+
+
+@pytest.fixture
+def settings(workspace: Workspace) -> Params:
+    return params.load(workspace.root / "params.yaml")
+
+
+@pytest.fixture
+def small(workspace: Workspace) -> Params:
+    """One code length, one seed."""
+    return synthetic.write_params(workspace.root, bits=[12], seeds=[0])
