@@ -22,8 +22,8 @@ setup: .venv/installed ## create .venv and install the locked versions
 demo: setup ## run the main job on the built-in dataset and open on a report
 	@$(BIN)/python -m flows
 
-test: setup ## run all tests
-	@$(BIN)/python -m pytest
+test: setup ## run all tests, a file to a core
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 up: setup ## start Prefect server and worker, the nightly schedule and MLflow on loopback
 	@$(BIN)/python -m flows.operations up

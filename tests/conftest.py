@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores, and workers of our own beside
 os.environ.setdefault("ISDH_DEVICE", "cpu")
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That of a stranger, who has what a registered model needs and not this repository."""
+    from tests import strangers
+
+    return strangers.create(tmp_path_factory.mktemp("stranger"))
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-import venv
 from collections.abc import Callable
-from importlib.metadata import distribution, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from packaging.requirements import Requirement
 from PIL import Image
 
 from isdh import codes, models, networks, tracking
@@ -33,7 +31,7 @@ from isdh.errors import InputError
 from isdh.features import FeatureBackbone
 from isdh.images import decode
 from isdh.settings import Features, Images, Network
-from tests import synthetic
+from tests import strangers, synthetic
 from tests.flows.test_services import free_port
 
 pytestmark = [  # raised by MLflow itself: when mlflow.pyfunc is imported, when it saves an example
@@ -44,52 +42,6 @@ pytestmark = [  # raised by MLflow itself: when mlflow.pyfunc is imported, when 
 ROOT = Path(__file__).parents[1]
 CELL = Cell("digits", "isdh", 12, 0)
 BACKBONE = "weights/backbone.pth"
-
-NEEDED = ("mlflow", "pillow", "safetensors", "torch", "torchvision")
-STRANGER = """
-import base64, importlib.util, json, sys
-assert importlib.util.find_spec("isdh") is None, "the repository is still importable"
-assert importlib.util.find_spec("onnxruntime") is None, "more than what is needed is importable"
-import mlflow.pyfunc
-import pandas as pd
-model = mlflow.pyfunc.load_model(sys.argv[1])
-images = [base64.b64decode(text) for text in json.loads(sys.argv[2])]
-answer = model.predict(pd.DataFrame({"image": images}))
-import isdh
-json.dump({"answer": answer.to_dict("list"), "isdh": isdh.__file__}, sys.stdout)
-"""
-
-
-def with_what_they_need(names: tuple[str, ...]) -> set[str]:
-    """Names of distributions that pip installs for these, here."""
-    found: dict[str, set[str]] = {}
-    waiting = [(name, "") for name in names]
-    while waiting:
-        name, extra = waiting.pop()
-        if extra in found.setdefault(name, set()):
-            continue
-        found[name].add(extra)
-        for requirement in map(Requirement, distribution(name).requires or []):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                waiting += [(requirement.name, more) for more in ("", *requirement.extras)]
-    return set(found)
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that has what is needed, and nothing else: links to what is
-    installed here.
-    """
-    root = tmp_path_factory.mktemp("fresh")
-    venv.create(root)
-    (packages,) = root.glob("lib/python*/site-packages")
-    for name in with_what_they_need(NEEDED):
-        files = distribution(name).files or []
-        for top in {file.parts[0] for file in files if file.parts[0] not in {"..", "__pycache__"}}:
-            source, target = Path(str(distribution(name).locate_file(top))), packages / top
-            if not target.exists():
-                target.symlink_to(source)
-    return root / "bin" / "python"
 
 
 def picture(seed: int) -> bytes:
@@ -167,27 +119,6 @@ def pack(workspace: Workspace, folder: Path) -> Path:
     return folder
 
 
-def environment(**more: str) -> dict[str, str]:
-    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return {**inherited, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", **more}
-
-
-def ask_stranger(python: Path, uri: str, elsewhere: Path, **more: str) -> dict[str, Any]:
-    """Load a model in a fresh environment, and encode the pictures."""
-    images = json.dumps([base64.b64encode(data).decode() for data in PICTURES])
-    done = subprocess.run(
-        [python, "-c", STRANGER, uri, images],
-        cwd=elsewhere,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
 def expected(workspace: Workspace, backbone: Path | None = None) -> dict[str, list[str]]:
     packed = Encoder.load(workspace.model(CELL), backbone).encode(PICTURES)
     bits = ["".join(map(str, row)) for row in codes.unpack(packed, CELL.bits)]
@@ -201,8 +132,9 @@ def test_the_champion_gives_a_stranger_the_encoders_codes(workspace, python, tmp
     write_images_model(workspace)
     synthetic.write_scores(workspace, CELL)
     tracking.promote(workspace, settings)
-    found = ask_stranger(
+    found = strangers.ask(
         python,
+        PICTURES,
         "models:/isdh-digits-12bit@champion",
         tmp_path,
         MLFLOW_TRACKING_URI=tracking.address(workspace),
@@ -220,7 +152,7 @@ def test_a_model_on_features_brings_its_backbone_along(workspace, python, tmp_pa
     folder = pack(workspace, tmp_path / "model")
     wanted = expected(workspace, workspace.root / BACKBONE)
     (workspace.root / BACKBONE).unlink()
-    found = ask_stranger(python, str(folder), tmp_path)
+    found = strangers.ask(python, PICTURES, str(folder), tmp_path)
     assert found["answer"] == wanted
     assert Path(found["isdh"]).is_relative_to(folder)
 
@@ -267,7 +199,7 @@ def test_mlflow_serves_it_to_who_sends_images_as_base64_in_json(workspace, pytho
         server = subprocess.Popen(
             [*map(str, command)],
             cwd=tmp_path,
-            env=environment(PATH=f"{python.parent}:{os.environ['PATH']}"),
+            env=strangers.environment(PATH=f"{python.parent}:{os.environ['PATH']}"),
             stdout=log,
             stderr=log,
             start_new_session=True,

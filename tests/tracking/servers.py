@@ -218,6 +218,23 @@ def _session(stat: Path) -> int:
 
 
 @contextmanager
+def serving(*roots: Path) -> Iterator[list[str]]:
+    """Servers on loopback over the database of each folder; they keep files in `artifacts`."""
+    found = [
+        Server("sqlite", f"sqlite:///{root / 'mlflow.db'}", root, "127.0.0.1") for root in roots
+    ]
+    try:
+        for server in found:
+            server.start()
+        yield [server.wait().uri for server in found]
+    finally:
+        for server in found:
+            server.ask_to_stop()
+        for server in found:
+            server.stop()
+
+
+@contextmanager
 def started(folder: Path) -> Iterator[dict[str, Server]]:
     """By name a server over SQLite and, where that is installed, one over PostgreSQL."""
     with ExitStack() as stack:

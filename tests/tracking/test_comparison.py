@@ -5,17 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -32,6 +25,7 @@ from isdh.params import Params
 from isdh.tracking import Selection, records, server, versions
 from tests import synthetic
 from tests.tracking.queries import client, run_of, runs, score_queries
+from tests.tracking.servers import serving
 
 # raised by MLflow itself when mlflow.pyfunc is imported
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
@@ -469,7 +463,7 @@ def test_comparing_changes_nothing_in_the_database(workspace, small):
 
 @pytest.mark.slow
 def test_a_server_is_asked_for_runs_and_for_their_files(workspace, per_query, monkeypatch):
-    with serving(workspace.root) as url:
+    with serving(workspace.root) as [url]:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         client(workspace).create_experiment("isdh/digits")  # whose files are the server's to keep
         tracking.publish_all(workspace, per_query)
@@ -478,36 +472,6 @@ def test_a_server_is_asked_for_runs_and_for_their_files(workspace, per_query, mo
         assert marks(workspace) == MARKS
         found = tracking.diff(workspace, str(RIVAL), str(CELL))
         assert found.scores["ndcg_at_100"].verdict == 1
-
-
-@contextmanager
-def serving(root: Path) -> Iterator[str]:
-    """An MLflow server on loopback that keeps files itself."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["--port", str(port), "--workers", "1", "--artifacts-destination", f"{root}/served"]
-    store = ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--serve-artifacts"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *words, *store],
-        cwd=root,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
 
 
 # ---------------------------------------------------------------- the command

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import base64
 import http.client
-import json
-import os
 import shutil
-import signal
-import socket
 import sqlite3
-import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,8 +25,9 @@ from isdh import cli, params, tracking
 from isdh.artifacts import Cell, Workspace, read_json, sha256
 from isdh.errors import InputError
 from isdh.tracking import package, plots, promotions, registration, server
-from tests import synthetic, test_pyfunc
+from tests import strangers, synthetic, test_pyfunc
 from tests.tracking.queries import score_queries
+from tests.tracking.servers import serving
 from tests.tracking.test_registry import light_package
 
 pytestmark = [  # raised by MLflow itself: when mlflow.pyfunc is imported, when it saves an example
@@ -600,78 +594,13 @@ def served(
     roots = [tmp_path_factory.mktemp(name) for name in ("server", "other-server")]
     for root in roots:
         shutil.copy(empty_database, root / "mlflow.db")
-    started = [start(root) for root in roots]
-    try:
-        for _, url in started:
-            await_answer(url)
-        yield started[0][1], started[1][1]
-    finally:
-        for process, _ in started:
-            os.killpg(process.pid, signal.SIGTERM)
-        for process, _ in started:
-            process.wait()
-
-
-def start(root: Path) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["--port", str(port), "--workers", "1", "--artifacts-destination", f"{root}/served"]
-    store = ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--serve-artifacts"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *words, *store],
-        cwd=root,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    return process, f"http://127.0.0.1:{port}"
-
-
-def await_answer(url: str) -> None:
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=2).close()
-        except OSError:
-            time.sleep(0.25)
-        else:
-            return
-    pytest.fail(f"{url} does not answer")
-
-
-STRANGER = """
-import base64, json, sys
-sys.path = [path for path in sys.path if path != sys.argv[3]]
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-import mlflow.pyfunc
-import pandas as pd
-model = mlflow.pyfunc.load_model(sys.argv[1])
-images = [base64.b64decode(text) for text in json.loads(sys.argv[2])]
-json.dump(model.predict(pd.DataFrame({"image": images})).to_dict("list"), sys.stdout)
-"""
-
-
-def ask_stranger(url: str, pictures: list[bytes], elsewhere: Path) -> Any:
-    """Codes by the champion, in a process that cannot import this repository."""
-    images = json.dumps([base64.b64encode(picture).decode() for picture in pictures])
-    root = str(Path(__file__).parents[2])
-    told = {"MLFLOW_TRACKING_URI": url, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    done = subprocess.run(
-        [sys.executable, "-c", STRANGER, f"models:/{MODEL}@champion", images, root],
-        cwd=elsewhere,
-        env={**{key: os.environ[key] for key in os.environ if key != "PYTHONPATH"}, **told},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    with serving(*roots) as [here, there]:
+        yield here, there
 
 
 @pytest.mark.slow
 def test_between_servers_the_champion_arrives_and_gives_a_stranger_the_encoders_codes(
-    served, workspace, tmp_path_factory, isdh, monkeypatch
+    served, workspace, python, tmp_path_factory, isdh, monkeypatch
 ):
     here, there = served
     made = Workspace(tmp_path_factory.mktemp("made"))
@@ -688,7 +617,9 @@ def test_between_servers_the_champion_arrives_and_gives_a_stranger_the_encoders_
     )
     assert theirs.tags.items() <= ours.tags.items()
     assert ours.tags["isdh.source.uri"] == here
-    assert ask_stranger(there, test_pyfunc.PICTURES, workspace.root) == test_pyfunc.expected(made)
+    champion, pictures = f"models:/{MODEL}@champion", test_pyfunc.PICTURES
+    found = strangers.ask(python, pictures, champion, workspace.root, MLFLOW_TRACKING_URI=there)
+    assert found["answer"] == test_pyfunc.expected(made)
     lines = log(workspace)
     assert isdh(*words) == 0
     assert log(workspace) == lines

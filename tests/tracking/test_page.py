@@ -25,7 +25,7 @@ from isdh.tracking.line_chart import Axis, chart
 from tests import synthetic
 from tests.test_report import Elements
 from tests.tracking.queries import client, run_of, score_queries
-from tests.tracking.test_comparison import serving
+from tests.tracking.servers import serving
 
 # raised by MLflow itself when mlflow.pyfunc is imported
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
@@ -159,11 +159,11 @@ def test_the_page_is_the_same_through_a_server_that_keeps_the_files(
     settings = cli._here()[1]
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.copy("params.yaml", elsewhere)
-    with serving(elsewhere) as url:
+    with serving(elsewhere) as [url]:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         client(published).create_experiment("isdh/digits")  # whose files are the server's to keep
         tracking.publish_all(published, settings)
-        assert len(list((elsewhere / "served").rglob("*.svg"))) == 36
+        assert len(list((elsewhere / "artifacts").rglob("*.svg"))) == 36
         monkeypatch.chdir(elsewhere)
         assert page_of(monkeypatch) == here
 

@@ -22,47 +22,18 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
-from isdh import params, tracking
+from isdh import tracking
 from isdh.artifacts import Cell, Workspace, read_json, write_json
 from isdh.errors import InputError
-from isdh.params import Params
 from isdh.tracking import projection, provenance, server
 from tests import synthetic
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # raised by MLflow itself when mlflow.pyfunc is imported
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
 
 CELL = Cell("digits", "isdh", 12, 0)
 RIVAL = Cell("digits", "dhn", 12, 0)
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database without experiments; making one takes seconds, so that tests copy it."""
-    root = tmp_path_factory.mktemp("database")
-    with server.connected(Workspace(root)):
-        return root / "mlflow.db"
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("DVC_STAGE", raising=False)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    synthetic.write_workspace(tmp_path)
-    return Workspace(tmp_path)
-
-
-@pytest.fixture
-def settings(workspace: Workspace) -> Params:
-    return params.load(workspace.root / "params.yaml")
-
-
-@pytest.fixture
-def small(workspace: Workspace) -> Params:
-    """One code length, one seed."""
-    return synthetic.write_params(workspace.root, bits=[12], seeds=[0])
 
 
 def client(workspace: Workspace) -> MlflowClient:
