@@ -139,7 +139,7 @@ def _port(url: str) -> int:
 
 def _start(port: int, output: BinaryIO) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        tied("-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)),
+        tied("-m", "flows.server", "--host", LOOPBACK, "--port", str(port)),
         env={**os.environ, "PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api"},
         stdin=subprocess.DEVNULL,
         stdout=output,
