@@ -23,7 +23,7 @@ demo: setup ## run the main job on the built-in dataset and open on a report
 	@$(BIN)/python -m flows
 
 test: setup ## run all tests, a file to a core
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 up: setup ## start Prefect server and worker, the nightly schedule and MLflow on loopback
 	@$(BIN)/python -m flows.operations up

@@ -165,6 +165,8 @@ def faults_told(uri: str, again: str) -> Iterator[None]:
 
     try:
         yield
+    except BrokenPipeError:  # who read what is printed has seen enough; of sockets requests tells
+        raise
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         fault = f"MLflow at {shown(uri)}: {_first_line(error)}"
         if is_denied(error):
