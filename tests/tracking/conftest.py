@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from isdh import params
+from isdh import cli, params
 from isdh.artifacts import Workspace
 from isdh.params import Params
 from isdh.tracking import server
@@ -41,3 +43,17 @@ def settings(workspace: Workspace) -> Params:
 def small(workspace: Workspace) -> Params:
     """One code length, one seed."""
     return synthetic.write_params(workspace.root, bits=[12], seeds=[0])
+
+
+@pytest.fixture
+def isdh(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs a command in the workspace; its exit code."""
+    monkeypatch.chdir(workspace.root)
+
+    def run(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["isdh", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0)
+
+    return run

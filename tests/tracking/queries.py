@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,15 @@ def runs(workspace: Workspace) -> list[Any]:
     mlflow = client(workspace)
     number = server.find_experiment(mlflow, "digits")
     return server.search(mlflow, str(number))
+
+
+def dump(workspace: Workspace) -> list[str]:
+    """Everything that the database holds."""
+    connection = sqlite3.connect(workspace.root / "mlflow.db")
+    try:
+        return list(connection.iterdump())
+    finally:
+        connection.close()
 
 
 def run_of(workspace: Workspace, cell: Cell) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import shutil
-import sqlite3
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +19,12 @@ from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-from isdh import cli, params, tracking
+from isdh import params, tracking
 from isdh.artifacts import Cell, Workspace, read_json, sha256
 from isdh.errors import InputError
 from isdh.tracking import package, plots, promotions, registration, server
 from tests import strangers, synthetic, test_pyfunc
-from tests.tracking.queries import score_queries
+from tests.tracking.queries import dump, score_queries
 from tests.tracking.servers import serving
 from tests.tracking.test_registry import light_package
 
@@ -111,14 +109,6 @@ def database(workspace: Workspace) -> str:
 def client(workspace: Workspace) -> MlflowClient:
     """Of its own database, whatever the environment says."""
     return MlflowClient(database(workspace), database(workspace))
-
-
-def dump(workspace: Workspace) -> list[str]:
-    connection = sqlite3.connect(workspace.root / "mlflow.db")
-    try:
-        return list(connection.iterdump())
-    finally:
-        connection.close()
 
 
 def runs(workspace: Workspace) -> list[Any]:
@@ -547,20 +537,6 @@ def test_a_store_that_cannot_be_written_is_told_and_the_same_command_completes(
 
 
 # ---------------------------------------------------------------- the command
-
-
-@pytest.fixture
-def isdh(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs a command in the workspace; its exit code."""
-    monkeypatch.chdir(workspace.root)
-
-    def run(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["isdh", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return int(end.value.code or 0)
-
-    return run
 
 
 def test_the_command_says_what_moves_and_what_stays_and_a_dry_run_writes_nothing(

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ from isdh.artifacts import Cell, Workspace, read_json, write_json
 from isdh.errors import InputError
 from isdh.tracking import projection, provenance, server
 from tests import synthetic
+from tests.tracking.queries import client, dump, runs
 
 ROOT = Path(__file__).parents[2]
 # raised by MLflow itself when mlflow.pyfunc is imported
@@ -36,28 +36,9 @@ CELL = Cell("digits", "isdh", 12, 0)
 RIVAL = Cell("digits", "dhn", 12, 0)
 
 
-def client(workspace: Workspace) -> MlflowClient:
-    return MlflowClient(tracking_uri=server.address(workspace))
-
-
-def runs(workspace: Workspace) -> list[Any]:
-    mlflow = client(workspace)
-    number = server.find_experiment(mlflow, "digits")
-    return server.search(mlflow, str(number))
-
-
 def history(workspace: Workspace, run_id: str, name: str) -> list[tuple[int, float, int]]:
     points = client(workspace).get_metric_history(run_id, name)
     return sorted((point.step, point.value, point.timestamp) for point in points)
-
-
-def dump(workspace: Workspace) -> list[str]:
-    """Everything that the database holds."""
-    connection = sqlite3.connect(workspace.root / "mlflow.db")
-    try:
-        return list(connection.iterdump())
-    finally:
-        connection.close()
 
 
 def shown(workspace: Workspace, run_id: str) -> dict[str, Any]:

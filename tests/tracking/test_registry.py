@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE
 from mlflow.types import ColSpec, Schema
 from PIL import Image
 
-from isdh import cli, encoding, manifest, metrics, models, networks, params, tracking
+from isdh import encoding, manifest, metrics, models, networks, params, tracking
 from isdh.artifacts import (
     Cell,
     Workspace,
@@ -48,7 +45,7 @@ from isdh.tracking import (
     versions,
 )
 from tests import synthetic
-from tests.tracking.queries import client, score_queries
+from tests.tracking.queries import client, dump, score_queries
 
 # raised by MLflow itself when mlflow.pyfunc is imported
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
@@ -82,15 +79,6 @@ def light_package(workspace: Workspace, cell: Cell, folder: Path, model: Any) ->
 def workspace(root: Path) -> Workspace:
     synthetic.write_workspace(root)
     return Workspace(root)
-
-
-def dump(workspace: Workspace) -> list[str]:
-    """Everything that the database holds."""
-    connection = sqlite3.connect(workspace.root / "mlflow.db")
-    try:
-        return list(connection.iterdump())
-    finally:
-        connection.close()
 
 
 def aliases(workspace: Workspace) -> dict[str, str]:
@@ -598,36 +586,20 @@ def test_a_rollback_that_was_killed_is_finished_by_the_next_one_or_by_the_rule(
     assert "isdh.withdrawn" in client(workspace).get_model_version(MODEL, "2").tags
 
 
-@pytest.fixture
-def here(
-    workspace: Workspace, reigned: Params, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., int]]:
-    """Runs a command in the workspace; its exit code."""
-    monkeypatch.chdir(workspace.root)
-
-    def isdh(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["isdh", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return int(end.value.code or 0)
-
-    return isdh
-
-
-def test_the_commands_say_what_moves_and_why(workspace, here, capsys):
+def test_the_commands_say_what_moves_and_why(workspace, reigned, isdh, capsys):
     of = ("--dataset", "digits", "--bits", "12")
-    assert here("promote", "--version", "1", *of, "--reason", "quicker", "--dry-run") == 0
+    assert isdh("promote", "--version", "1", *of, "--reason", "quicker", "--dry-run") == 0
     told = f"{MODEL}: champion moves to version 1 (digits/isdh-12-0): quicker\n"
     assert capsys.readouterr().out == told
     assert holder(workspace)[0] == "2"
-    assert here("promote", "--version", "1", *of, "--reason", "quicker") == 0
+    assert isdh("promote", "--version", "1", *of, "--reason", "quicker") == 0
     assert holder(workspace)[0] == "1"
-    assert here("rollback", "digits", "12", "--reason", "blind", "--dry-run") == 0
+    assert isdh("rollback", "digits", "12", "--reason", "blind", "--dry-run") == 0
     assert holder(workspace)[0] == "1"
-    assert here("rollback", "digits", "12", "--reason", "blind") == 0
+    assert isdh("rollback", "digits", "12", "--reason", "blind") == 0
     assert "champion moves to version 2 (digits/dhn-12-0): blind" in capsys.readouterr().out
     assert holder(workspace)[0] == "2"
-    assert here("promote", "--version", "1", *of, "--reason", "no", "--withdrawn") == 0
+    assert isdh("promote", "--version", "1", *of, "--reason", "no", "--withdrawn") == 0
 
 
 @pytest.mark.parametrize(
@@ -638,15 +610,15 @@ def test_the_commands_say_what_moves_and_why(workspace, here, capsys):
         (["--withdrawn"], "go with --version"),
     ],
 )
-def test_half_a_promotion_by_hand_is_refused(here, capsys, words, told):
-    assert here("promote", *words) == 2
+def test_half_a_promotion_by_hand_is_refused(reigned, isdh, capsys, words, told):
+    assert isdh("promote", *words) == 2
     assert told in capsys.readouterr().err
 
 
-def test_the_command_names_the_challenger(workspace, here, capsys):
+def test_the_command_names_the_challenger(workspace, reigned, isdh, capsys):
     noise = np.random.default_rng(1).normal(0, 0.5, 100)
     score_queries(workspace, CELL, 0.71 + noise - noise.mean())
-    assert here("promote") == 0
+    assert isdh("promote") == 0
     told = capsys.readouterr().out
     assert "champion stays version 2, challenger is version 1 (digits/isdh-12-0): ndcg" in told
 
