@@ -164,12 +164,12 @@ def measure(words: list[str], folder: Path, uri: str, *, times: int) -> dict[str
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The same database behind an MLflow server on loopback."""
+def served(folder: Path, *more: str) -> Iterator[str]:
+    """The same database behind an MLflow server on loopback, with more on its command line."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["server", "--port", str(port), "--workers", "1"]
+    words = ["server", "--port", str(port), "--workers", "1", *more]
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = subprocess.Popen(
@@ -206,13 +206,14 @@ def main() -> None:
             shutil.rmtree(root, ignore_errors=True)
             build(root, words.runs, words.queries)
         local = f"sqlite:///{root}/mlflow.db"
-        with served(root) as server:
+        with served(root, "--app-name", "isdh") as ours, served(root) as theirs:
+            places = {"database": local, "server with --app-name isdh": ours, "server": theirs}
             results = {
                 place: {
                     name: measure(command, root, uri, times=words.times)
                     for name, command in commands(uri)
                 }
-                for place, uri in (("database", local), ("server", server))
+                for place, uri in places.items()
             }
     path = record(
         "compare",

@@ -32,7 +32,7 @@ from isdh.features import FeatureBackbone
 from isdh.images import decode
 from isdh.settings import Features, Images, Network
 from tests import strangers, synthetic
-from tests.flows.test_services import free_port
+from tests.loopback import direct, free_port
 
 pytestmark = [  # raised by MLflow itself: when mlflow.pyfunc is imported, when it saves an example
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),
@@ -194,7 +194,7 @@ def test_mlflow_serves_it_to_who_sends_images_as_base64_in_json(workspace, pytho
     folder = pack(workspace, tmp_path / "model")
     port = free_port()
     command = [python, "-m", "mlflow", "models", "serve", "--model-uri", folder]
-    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", port]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
             [*map(str, command)],
@@ -229,7 +229,7 @@ def test_mlflow_serves_it_to_who_sends_images_as_base64_in_json(workspace, pytho
 
 def answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(url, timeout=5).close()
+        direct.open(url, timeout=5).close()
     except OSError:
         return False
     return True
@@ -239,7 +239,7 @@ def post(url: str, content: dict[str, Any]) -> dict[str, Any]:
     """A server's answer as JSON, errors too."""
     data, headers = json.dumps(content).encode(), {"Content-Type": "application/json"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers)) as answer:
+        with direct.open(urllib.request.Request(url, data, headers)) as answer:
             found: dict[str, Any] = json.load(answer)
     except urllib.error.HTTPError as error:
         found = json.load(error)

@@ -19,6 +19,7 @@ import yaml
 
 from flows import graph
 from isdh.artifacts import Cell, Workspace
+from tests.flows.conftest import copy_made
 from tests.flows.test_stage import alive, children
 from tests.workspaces import SMALL, environment, run, write_params
 
@@ -35,7 +36,7 @@ STAGES = [CELL.address(stage) for stage in graph.CELL_STAGES]
 def fresh(made, tmp_path) -> Path:
     """A copy of `made` whose cells are gone, from dvc.lock and the run cache too."""
     folder = tmp_path / "fresh"
-    shutil.copytree(made, folder, symlinks=True)
+    copy_made(made, folder)
     shutil.rmtree(folder / ".dvc" / "cache" / "runs")
     for made_of_cells in ("models", "codes", "metrics"):
         shutil.rmtree(folder / made_of_cells)

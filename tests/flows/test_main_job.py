@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.services import api_answers
-from tests.flows.test_services import free_port
+from tests.loopback import free_port
 from tests.workspaces import run, write_params
 
 pytestmark = pytest.mark.slow

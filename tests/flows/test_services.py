@@ -20,6 +20,7 @@ import pytest
 
 from flows import deployment, services
 from isdh.errors import InputError
+from tests.loopback import free_port
 from tests.workspaces import ROOT, copy_project, environment, run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
@@ -47,12 +48,6 @@ def program_answering(body: bytes, port: int = 0) -> Iterator[int]:
         yield server.server_port
         server.shutdown()
         thread.join()
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def alive(pid: int) -> bool:
@@ -335,7 +330,7 @@ def project(tmp_path_factory) -> Path:
 )
 def test_up_names_a_port_that_is_taken_and_starts_nothing(project, variable, answer, who):
     with program_answering(answer) as port:
-        ports = {"ISDH_PREFECT_PORT": free_port(), "ISDH_MLFLOW_PORT": free_port()}
+        ports = {"ISDH_PREFECT_PORT": str(free_port()), "ISDH_MLFLOW_PORT": str(free_port())}
         ports[variable] = str(port)
         done = run(project, sys.executable, "-m", "flows.operations", "up", **ports)
     assert done.returncode == 2
@@ -369,7 +364,7 @@ def test_a_folder_too_deep_for_a_socket_is_refused(tmp_path):
     for name in ("flows", "isdh"):
         (deep / name).symlink_to(ROOT / name)
     (deep / "dvc.yaml").touch()
-    ports = {"ISDH_PREFECT_PORT": free_port(), "ISDH_MLFLOW_PORT": free_port()}
+    ports = {"ISDH_PREFECT_PORT": str(free_port()), "ISDH_MLFLOW_PORT": str(free_port())}
     done = run(deep, sys.executable, "-m", "flows.operations", "up", **ports)
     assert done.returncode == 2
     assert "too long a path for a Unix socket" in done.stderr

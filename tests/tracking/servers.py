@@ -13,12 +13,10 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,16 +28,11 @@ import psycopg2
 
 from flows.services import tail, tied
 from flows.tied import PR_SET_PDEATHSIG
+from tests.loopback import direct, free_port
 from tests.workspaces import environment
 
 FAR = "127.1"  # this machine by a name that isdh takes for another's
 LARGEST_FILE = 16 << 20  # bytes, of PostgreSQL's: as large as those of its log are from the start
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def binaries() -> Path | None:
@@ -151,12 +144,14 @@ class Server:
         store: the database's address.
         folder: where its log and its files lie.
         host: by which it is asked.
+        app: what is started in place of MLflow's own application.
     """
 
     name: str
     store: str
     folder: Path
     host: str
+    app: str | None = None
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -169,6 +164,7 @@ class Server:
         """Begin to start; `wait` waits for it."""
         words = ["--backend-store-uri", self.store, "--artifacts-destination", "./artifacts"]
         words += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        words += ["--app-name", self.app] if self.app else []
         with (self.folder / "log").open("ab") as output:
             self.process = subprocess.Popen(
                 tied("-m", "mlflow", "server", *words, "--allowed-hosts", "*"),
@@ -183,7 +179,6 @@ class Server:
     def wait(self) -> Server:
         """Until it answers."""
         assert self.process
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         url = f"http://127.0.0.1:{self.port}/health"
         _wait(lambda: direct.open(url).close(), OSError, self.process, self.folder / "log")
         return self

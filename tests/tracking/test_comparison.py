@@ -25,7 +25,7 @@ from isdh.params import Params
 from isdh.tracking import Selection, records, server, versions
 from tests import synthetic
 from tests.tracking.queries import client, run_of, runs, score_queries
-from tests.tracking.servers import serving
+from tests.tracking.servers import Server, serving
 
 # raised by MLflow itself when mlflow.pyfunc is imported
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
@@ -384,7 +384,9 @@ def answers(workspace: Workspace) -> dict[str, Any]:
     return records.ask(workspace, question)
 
 
-def test_a_database_read_directly_tells_what_mlflow_tells(workspace, settings, monkeypatch):
+def test_a_database_and_our_server_tell_what_mlflow_tells(
+    workspace, settings, tmp_path, monkeypatch
+):
     write_lock(workspace, {CELL: "same"})
     tracking.publish_all(workspace, settings)
     synthetic.write_model(workspace, RIVAL, fingerprint="e" * 64)
@@ -397,14 +399,27 @@ def test_a_database_read_directly_tells_what_mlflow_tells(workspace, settings, m
     mlflow.delete_run(run_of(workspace, Cell("digits", "isdh", 24, 1)))
     mlflow.create_run(str(server.find_experiment(mlflow, "digits")))  # of someone else
     direct = answers(workspace)
+    ours = Server("sqlite", server.address(workspace), tmp_path, "127.0.0.1", app="isdh")
+    ours.start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", ours.wait().uri)
+        with monkeypatch.context() as patch:
+            patch.setattr(records, "search", None)  # is not asked
+            server_s = answers(workspace)
+        monkeypatch.setattr(records, "PATH", "/another")
+        searched = answers(workspace)
+    finally:
+        ours.stop()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     through_client(workspace, monkeypatch)
     client_s = answers(workspace)
-    assert (direct.pop("way"), client_s.pop("way")) == ("Database", "Served")
+    ways = [each.pop("way") for each in (direct, server_s, searched, client_s)]
+    assert ways == ["Database", "Served", "Served", "Served"]
     assert direct["champions"] == {12: "isdh"}
     assert len(direct["records"]) == 8  # a cell was published twice, another deleted
     assert len(direct["of a cell"]) == 2
     assert direct["datasets"] == ["digits"]
-    assert direct == client_s
+    assert direct == server_s == searched == client_s
 
 
 def test_the_champion_is_marked_whichever_way_mlflow_is_asked(workspace, small, monkeypatch):
