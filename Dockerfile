@@ -1,4 +1,4 @@
-# The main job in a container: docs/operations.md.
+# The main job in a container, and what compose.yaml runs of ours: docs/operations.md.
 # PyTorch as PyPI has it brings several GB of CUDA. For a machine without a GPU take the small build
 # from PyTorch's own index: --build-arg PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 FROM python:3.11-slim-bookworm
@@ -22,7 +22,8 @@ RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))
 
 # Editable, so that a clone mounted here is what runs.
 COPY --chown=isdh:isdh . .
-RUN pip install --no-deps --editable . && chown -R isdh:isdh .
+# compose.yaml lays a volume over .isdh, which takes over its owner.
+RUN pip install --no-deps --editable . && mkdir .isdh && chown -R isdh:isdh .
 
 # Names for whoever runs it with --user; libraries ask for one.
 ENV USER=isdh LOGNAME=isdh PYTHONUNBUFFERED=1

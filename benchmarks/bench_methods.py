@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ import yaml
 from numpy.typing import NDArray
 
 from isdh import methods
-from isdh.artifacts import Cell, Workspace, current_scores
+from isdh.artifacts import Cell, Workspace, copy_code, current_scores
 from isdh.report.vocabulary import title
 from isdh.significance import Standing, intervals, standings
 
@@ -46,16 +47,9 @@ BITS, SEEDS = (12, 24, 36, 48), (0, 1, 2)
 def prepare(
     folder: Path, dataset: str, names: list[str], raw: Path, weights: Path, lists: str | None
 ) -> None:
-    """Copy the project's files as git has them, and set params.yaml: the methods, three seeds."""
-    listing = ["git", "ls-files", "-co", "--exclude-standard"]
-    files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in files.stdout.splitlines():
-        if (ROOT / name).is_file() and name not in {"params.yaml", "dvc.lock", "promotions.jsonl"}:
-            target = folder / name
-            content = (ROOT / name).read_bytes()
-            if not target.exists() or target.read_bytes() != content:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
+    """Copy the project's code, and set params.yaml: the methods, three seeds."""
+    copy_code(ROOT, folder)
+    shutil.copytree(ROOT / "choices", folder / "choices", dirs_exist_ok=True)
     if not (folder / ".git").exists():
         subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -68,6 +62,7 @@ def prepare(
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     link = folder / content["dataset"][dataset]["inputs"]["weights"]
     if not link.exists():
+        link.parent.mkdir(exist_ok=True)
         link.symlink_to(weights.resolve())
 
 

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from flows import graph, published, services
+from flows import graph, keeping, published, services
 from isdh import params
 from isdh.artifacts import Workspace
 from isdh.datasets import READERS
@@ -34,6 +34,7 @@ def main() -> int:
     start = time.monotonic()
     try:
         settings = params.load()
+        keeping.refuse_conflicts(WORKSPACE.root)
         require_pictures(settings)
         if graph.stale() or not published.is_marked(WORKSPACE, settings):
             if code := run():

@@ -13,14 +13,17 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from flows import ROOT, notices, schedules, workplace
 from flows.services import api_answers, ask, prefect_api_url
 from isdh.errors import InputError, unknown
 
 POOL = "local"
 NAME = "pipeline/nightly"  # flow and deployment, as prefect.yaml has them
 WAIT = 180.0  # seconds, for the API and for the pool
+SLOW = 15.0  # seconds that a busy API may take to answer
 
 # A run not heard of for three minutes is dead: its process was killed, or the machine went down.
 # Marked so it gives back the only place a run may hold. Heartbeats come every 30 s, from a thread
@@ -41,6 +44,7 @@ CRASH_RULE: dict[str, Any] = {
             "prefect.flow-run.Failed",
             "prefect.flow-run.Cancelled",
             "prefect.flow-run.Crashed",
+            "prefect.flow-run.TimedOut",
         ],
         "threshold": 1,
         "within": 180,
@@ -64,17 +68,27 @@ def main(arguments: list[str]) -> None:
 
 
 def worker() -> None:
-    """Become a Prefect worker once the API answers; it creates the pool where there is none."""
+    """Become a Prefect worker once the API answers; it creates the pool where there is none.
+
+    Raises:
+        InputError: this is not the project's folder, or this Python lacks what runs need.
+    """
+    if fault := workplace.fault(Path.cwd()):
+        raise InputError(fault)
     _wait_for_api()
     machine = os.uname().nodename
+    os.environ["ISDH_WORKER"] = str(os.getpid())  # a run ends with it: flows/turns.py
     command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", machine]
     os.execv(sys.executable, [sys.executable, "-m", "prefect", *command])
 
 
 def deploy() -> None:
     """Deploy prefect.yaml once the pool is there, and put the rule for dead runs in force."""
+    check()
     api = _wait_for_api()
-    if not within(WAIT, lambda: workers(api) is not None):
+    if not _has_pool(api):
+        sys.stderr.write(f"waiting for a worker of the pool {POOL!r}, {WAIT:.0f} s at most\n")
+    if not within(WAIT, lambda: _has_pool(api)):
         raise InputError(f"work pool {POOL!r}: not there after {WAIT:.0f} s; start a worker")
     # prefect.yaml says {{ $PWD }}: without one here it stays open, and each worker fills in its own
     environment = {name: value for name, value in os.environ.items() if name != "PWD"}
@@ -86,6 +100,13 @@ def deploy() -> None:
         f"{api}/automations/filter", {"automations": {"name": {"any_": [CRASH_RULE["name"]]}}}
     ):
         ask(f"{api}/automations/", CRASH_RULE)
+    notices.install(api)
+
+
+def check() -> None:
+    """Refuse a prefect.yaml that would be deployed wrongly; see flows/schedules.py."""
+    plan = Path(os.path.relpath(ROOT / "prefect.yaml"))
+    schedules.check(plan, name=NAME.partition("/")[2])
 
 
 def workers(api: str) -> list[dict[str, Any]] | None:
@@ -94,6 +115,13 @@ def workers(api: str) -> list[dict[str, Any]] | None:
         return None
     found: list[dict[str, Any]] = ask(f"{api}/work_pools/{POOL}/workers/filter", {})
     return found
+
+
+def _has_pool(api: str) -> bool:
+    try:
+        return workers(api) is not None
+    except OSError:  # a server that has just started may be slow
+        return False
 
 
 def cancel_runs(api: str, *, seconds: float) -> None:
@@ -144,8 +172,14 @@ def within(seconds: float, holds: Callable[[], bool]) -> bool:
 
 def _wait_for_api() -> str:
     url = prefect_api_url()
-    if not within(WAIT, lambda: api_answers(url)):
-        raise InputError(f"PREFECT_API_URL={url}: no Prefect server there; start it: make up")
+    if api_answers(url):
+        return url
+    sys.stderr.write(f"waiting for the Prefect server at {url}, {WAIT:.0f} s at most\n")
+    if not within(WAIT, lambda: api_answers(url, timeout=SLOW)):
+        raise InputError(
+            f"PREFECT_API_URL={url}: no Prefect server answered within {WAIT:.0f} s; "
+            "start it: make up"
+        )
     return url
 
 

@@ -7,9 +7,10 @@ from the run cache or runs and saves them; a stage is again a fork, which calls 
 would call, with the same arguments and environment. What is new in dvc.lock is written for many
 cells at once. Until then the run cache has it: a kill loses nothing.
 
-The pipeline writes a line of JSON a cell, `{"cell": "digits/isdh-48-0", "log": "..."}`, and reads
-one when it has ended, `{"cell": ..., "exit": 0, "entries": {...}}`: 2 where a stage refused its
-input; with what dvc.lock is to hold of the stages that were made.
+The pipeline writes a line of JSON a cell, `{"cell": "digits/isdh-48-0", "log": "..."}`, with an
+"environment" if its stages are to have more than this process has. It reads one when the cell has
+ended, `{"cell": ..., "exit": 0, "entries": {...}}`: 2 where a stage refused its input; with what
+dvc.lock is to hold of the stages that were made.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
@@ -36,6 +37,7 @@ import dvc.stage.run
 import numpy as np
 import yaml
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from dvc.stage.exceptions import StageCmdFailedError
@@ -50,10 +52,12 @@ from isdh.artifacts import Cell, replacing
 FORK = get_context("fork")
 COMMAND = re.compile(r"exec python -m (flows\.\w+) (.+)")
 CODE = ("flows", "isdh")
+NOTHING: Mapping[str, str] = {}
 PLAIN = dvc.stage.run.cmd_run
+BUSY_SECONDS = 1.0  # between looks whether another dvc has ended
 LOCK_SECONDS = 2.0  # at least, between two writings of dvc.lock
 LOCK_SHARE = 0.05  # at most, of a core, for writing it
-SECONDS_TO_END = 8.0
+SECONDS_TO_END = stage.SECONDS_TO_END + 1.0
 
 Entries = dict[str, dict[str, Any]]
 
@@ -112,10 +116,11 @@ class Server:
                 self.end(making)
             self.write_when_due()
 
-    def start(self, cell: str, log: str) -> None:
+    def start(self, cell: str, log: str, environment: Mapping[str, str] = NOTHING) -> None:
         """Fork a cell."""
         answer, theirs = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=self.make, args=(Cell.parse(cell), Path(log), theirs))
+        arguments = (Cell.parse(cell), Path(log), environment, theirs)
+        process = FORK.Process(target=self.make, args=arguments)
         process.start()
         theirs.close()
         self.making.append(Making(cell, process, answer))
@@ -134,25 +139,40 @@ class Server:
         self.answers.write(json.dumps(answer) + "\n")
         self.answers.flush()
 
-    def make(self, cell: Cell, log: Path, answer: connection.Connection) -> None:
+    def make(
+        self, cell: Cell, log: Path, environment: Mapping[str, str], answer: connection.Connection
+    ) -> None:
         """In a fork: make the stages of a cell that are stale, in their order."""
         child(log)
+        os.environ.update(environment)  # a GPU's name too: nothing here has asked CUDA for one yet
         dvc.stage.run.cmd_run = self.run
         code, entries = 0, {}
-        with self.repo.lock:
-            for found in [self.stages[cell.address(name)] for name in CELL_STAGES]:
-                try:
-                    if found.reproduce() is not None:
-                        entries.update(json.loads(json.dumps(to_lockfile(found))))
-                except DvcException as fault:
-                    stage.say(f"error: {found.addressing}: {fault}")
-                    code = 2 if str(fault).endswith("exited with 2") else 1
-                except Exception:
-                    traceback.print_exc()
-                    code = 1
-                if code:
-                    break
+        for found in [self.stages[cell.address(name)] for name in CELL_STAGES]:
+            try:
+                if self.reproduce(found) is not None:
+                    entries.update(json.loads(json.dumps(to_lockfile(found))))
+            except DvcException as fault:
+                stage.say(f"error: {found.addressing}: {fault}")
+                code = 2 if str(fault).endswith("exited with 2") else 1
+            except Exception:
+                traceback.print_exc()
+                code = 1
+            if code:
+                break
         answer.send((code, entries))
+
+    def reproduce(self, found: PipelineStage) -> PipelineStage | None:
+        """In a cell's fork: make a stage if it is stale; wait where another dvc is at its paths."""
+        said = False
+        while True:
+            try:
+                with self.repo.lock:
+                    return found.reproduce()
+            except LockError as fault:
+                if not said:
+                    stage.say(f"{found.addressing}: waiting: {fault}")
+                said = True
+            time.sleep(BUSY_SECONDS)
 
     def run(self, of: PipelineStage, dry: bool = False, run_env: Any = None) -> None:
         """In a cell's fork, in place of DVC's own: a stage's command, by a fork of it.
@@ -171,7 +191,12 @@ class Server:
         arguments = (words[1], words[2].split(), environment)
         process = FORK.Process(target=run_stage, args=arguments)
         process.start()
-        process.join()
+        try:
+            process.join()
+        except SystemExit:  # by a signal: the stage ends first
+            process.terminate()
+            process.join(SECONDS_TO_END)
+            raise
         if process.exitcode:
             raise StageCmdFailedError(of.cmd, process.exitcode)
 
@@ -214,6 +239,7 @@ class Server:
         deadline = time.monotonic() + SECONDS_TO_END
         for making in self.making:
             making.process.join(max(deadline - time.monotonic(), 0.1))
+            making.process.kill()
         self.finish_writing()
         if self.entries:
             self.write()
@@ -233,10 +259,20 @@ def read_ahead() -> None:
     metrics.evaluate(nothing, labels, nothing, labels, bits=8)
 
 
+def end_once(number: int, _: object) -> None:
+    """On a signal: end, in good order, and be asked only once; a group is told at once and twice.
+
+    Raises:
+        SystemExit: always.
+    """
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def child(log: Path) -> None:
     """Make this fork one that ends with its parent and prints to a log."""
     tie(os.getppid())
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, end_once)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         os.dup2(stream.fileno(), 1)
@@ -246,6 +282,7 @@ def child(log: Path) -> None:
 def run_stage(module: str, words: list[str], environment: dict[str, str]) -> None:
     """In a stage's fork: what `python -m MODULE WORDS` does."""
     parent = os.getppid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     tie(parent)
     os.environ.clear()
     os.environ.update(environment)
@@ -291,8 +328,9 @@ def merge(path: Path, entries: Entries) -> None:
 def main() -> None:
     """Serve the process that started this one, until it ends or says so."""
     tie(PARENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, end_once)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pipeline ends this
+    sys.argv[:] = [os.environ.get(stage.OF_PIPELINE, "flows.forkserver")]  # DVC tells who waits
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what anything prints goes to the log
     server = Server(answers)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows import services
+from flows import busy, services
 from isdh.artifacts import Cell, Workspace
 from isdh.errors import InputError
 
@@ -24,17 +24,45 @@ class StageError(RuntimeError):
     """A stage failed, and not because of its input: a fault of the program or the machine."""
 
 
+def changes(*targets: str) -> dict[str, dict[str, str]]:
+    """What has changed of each stage that `dvc repro` would run or look at again.
+
+    Args:
+        *targets: addresses of stages; all if none are named.
+
+    Returns:
+        Address -> what it reads, writes or is -> how that is other than in dvc.lock.
+
+    Raises:
+        InputError: DVC cannot read the graph; its own words follow.
+    """
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json", *targets]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise InputError(f"dvc status: {answer.stderr.strip()}")
+    found = json.loads(answer.stdout or "{}")
+    return {address: _flat(found[address]) for address in sorted(found)}
+
+
+def _flat(told: Sequence[str | Mapping[str, Any]]) -> dict[str, str]:
+    """DVC's list of what has changed; a file of params has a mapping of its own below it."""
+    found: dict[str, str] = {}
+    for each in told:
+        groups = {each: {"": each}} if isinstance(each, str) else each
+        for what, parts in groups.items():
+            for name, how in parts.items():
+                values = how if isinstance(how, Mapping) else {name or what: how}
+                found.update(values)
+    return found
+
+
 def stale() -> list[str]:
     """Stages that `dvc repro` would run or look at again, by their addresses.
 
     Raises:
         InputError: DVC cannot read the graph; its own words follow.
     """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "status", "--json"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        raise InputError(f"dvc status: {answer.stderr.strip()}")
-    return sorted(json.loads(answer.stdout or "{}"))
+    return sorted(changes())
 
 
 def stale_cells(cells: Sequence[Cell], stages: Sequence[str]) -> list[Cell]:
@@ -46,7 +74,7 @@ def stale_cells(cells: Sequence[Cell], stages: Sequence[str]) -> list[Cell]:
 async def repro(
     *targets: str, single: bool = False, log: Path | None = None, **environment: str
 ) -> None:
-    """Run `dvc repro` on targets, all if none are named.
+    """Run `dvc repro` on targets, all if none are named; wait where another dvc is at their paths.
 
     Args:
         *targets: addresses of stages.
@@ -60,25 +88,36 @@ async def repro(
     """
     flags = ["--single-item"] if single else []
     command = services.tied("-m", "dvc", "--wait-for-lock", "repro", *flags, *targets)
-    variables = {**os.environ, **environment}
     what = " ".join(targets) or "dvc repro"
+    while await code_of(command, log, {**os.environ, **environment}):
+        if others := busy.dvc_at_work():  # who may be why; else it fails a second time
+            await _end_of_others(what, others)
+        elif log is None:
+            raise InputError(f"{what} failed; its message stands above")
+        else:
+            refused = any(line.endswith("exited with 2") for line in _end_of(log))
+            raise _failure(what, log, refused=refused)
+
+
+async def code_of(command: Sequence[str], log: Path | None, environment: dict[str, str]) -> int:
+    """The exit code of a command whose output goes to a log, or its errors to the terminal."""
     if log is None:
         process = await asyncio.create_subprocess_exec(
-            *command, env=variables, stdout=asyncio.subprocess.DEVNULL
+            *command, env=environment, stdout=asyncio.subprocess.DEVNULL
         )
-        await _end(process)
-        if process.returncode:
-            raise InputError(f"{what} failed; its message stands above")
-        return
+        return await _end(process)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         process = await asyncio.create_subprocess_exec(
-            *command, env=variables, stdout=stream, stderr=stream
+            *command, env=environment, stdout=stream, stderr=stream
         )
-        await _end(process)
-    if process.returncode:
-        refused = any(line.endswith("exited with 2") for line in _end_of(log))
-        raise _failure(what, log, refused=refused)
+        return await _end(process)
+
+
+async def _end_of_others(what: str, others: Sequence[str]) -> None:
+    sys.stderr.write(f"{what}: waiting for {', '.join(others)}, then once more\n")
+    while busy.dvc_at_work():
+        await asyncio.sleep(1.0)
 
 
 def _end_of(log: Path) -> list[str]:
@@ -90,9 +129,9 @@ def _failure(what: str, log: Path, *, refused: bool) -> InputError | StageError:
     return fault(f"{what} failed; from {log}:\n  " + "\n  ".join(_end_of(log)))
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: asyncio.subprocess.Process) -> int:
     try:
-        await process.wait()
+        return await process.wait()
     except asyncio.CancelledError:
         process.terminate()
         await process.wait()
@@ -100,7 +139,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 Entries = Mapping[str, Any]  # name of a stage -> what dvc.lock holds of it, or is to hold
-Make = Callable[[Cell], Awaitable[Entries]]
+Make = Callable[..., Awaitable[Entries]]  # of a cell, and of more environment for its stages
 
 
 @asynccontextmanager
@@ -116,9 +155,9 @@ async def making_cells(workspace: Workspace, **environment: str) -> AsyncIterato
         **environment: added to that of the stages.
 
     Yields:
-        A function that makes a cell and returns what dvc.lock may not hold yet. It raises
-        InputError where a stage refused its input and StageError where it failed otherwise, with
-        the end of the cell's log.
+        A function that makes a cell and returns what dvc.lock may not hold yet; by keyword it
+        takes what only this cell's environment is to hold. It raises InputError where a stage
+        refused its input and StageError where it failed otherwise, with the end of the cell's log.
     """
     if sys.platform == "linux":
         async with ForkServer(workspace, environment) as server:
@@ -182,8 +221,12 @@ class ForkServer:
         await _end(self.process)
         await self.reader
 
-    async def make(self, cell: Cell) -> Entries:
+    async def make(self, cell: Cell, **environment: str) -> Entries:
         """Have a cell made; returns what dvc.lock is to hold of its stages that were stale.
+
+        Args:
+            cell: what to make.
+            **environment: added to that of its stages.
 
         Raises:
             InputError: a stage refused its input.
@@ -193,9 +236,9 @@ class ForkServer:
         answer = asyncio.get_running_loop().create_future()
         self.waiting[str(cell)] = answer
         assert self.process.stdin
-        order = json.dumps({"cell": str(cell), "log": str(log)}) + "\n"
+        order = {"cell": str(cell), "log": str(log), "environment": environment}
         with suppress(ConnectionError):  # it has ended: so has what reads its answers, or will
-            self.process.stdin.write(order.encode())
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
             await self.process.stdin.drain()
         if self.reader.done():
             raise _failure("flows.forkserver", self.log, refused=False)

@@ -48,7 +48,8 @@ def up() -> None:
     """Start everything, wait until it is healthy, print where it is; a second time only print.
 
     Raises:
-        InputError: a port is taken, the project's path is too long for a socket, a program ended.
+        InputError: prefect.yaml is wrong, a port is taken, the project's path is too long for a
+            socket, a program ended.
     """
     since = datetime.now(UTC)
     if supervisor := _supervisor():
@@ -56,6 +57,7 @@ def up() -> None:
         urls = json.loads(RECORD.read_text(encoding="utf-8"))
         _wait_until_healthy(supervisor, urls, datetime.min.replace(tzinfo=UTC))
     else:
+        deployment.check()
         urls = _urls()
         try:
             _wait_until_healthy(_launch(urls), urls, since)

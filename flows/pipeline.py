@@ -1,45 +1,65 @@
-"""The main job: params.yaml -> `dvc repro`, cells side by side, then publish and promote."""
+"""The main job: params.yaml -> `dvc repro`, cells side by side, publish, promote, keep."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
-from flows import graph, published, stage, tracked
+from flows import account, gpus, graph, keeping, published, stage, tracked, turns
+from flows.account import Account
 from flows.stage import WORKSPACE
 from isdh import methods, params
 from isdh.artifacts import Cell, current_scores
-from isdh.device import choose_device
 from isdh.errors import InputError
 from isdh.params import Params
 from isdh.store import cores
 
+if TYPE_CHECKING:
+    from isdh.tracking import Decision
+
 
 @flow(name="pipeline", flow_run_name="pipeline")
-async def pipeline(workers: int = 0) -> None:
+async def pipeline(workers: int = 0, *, commit: bool = False) -> State[None]:
     """Make what is stale, publish it and move champions by the rule.
 
     Args:
-        workers: cells side by side; 0: one a core, or one alone where they share a GPU.
+        workers: cells side by side; 0: one a GPU, or one a core where there is none. More than
+            there are GPUs share them.
+        commit: commit the record of it, and push the data to DVC's remote where there is one.
     """
+    keeping.refuse_conflicts(WORKSPACE.root)
     settings = params.load()
     check_methods(settings)
-    with stage.only_one("workspace"):
-        await upstream(settings)
+    async with turns.workspace():
+        settings = params.load()  # what was merged while this run waited counts
+        before, sources = Account(WORKSPACE, settings), keeping.Sources(WORKSPACE, settings)
+        sources.begin()
+        try:
+            await upstream(settings)
+        finally:
+            sources.end()
         await tracked.prepare(settings)
-        cells = [cell for name in settings.datasets for cell in settings.cells(name)]
-        stale = graph.stale_cells(cells, graph.stale())
-        await side_by_side(settings, stale, workers or places())
+        stale = graph.changes()
+        await show_stale(before, stale)
+        await side_by_side(settings, graph.stale_cells(before.cells, list(stale)), workers)
         await rest()
-        await publish(settings)
+        decisions = await publish(settings)
+        await show_results(before)
+        if commit:
+            await keep(settings, before, decisions)
+    return Completed(message=account.outcome(before.made(), decisions))
 
 
-def places() -> int:
-    """How many cells this machine makes side by side."""
-    return cores() if choose_device().type == "cpu" else 1
+def places(workers: int) -> gpus.Pool:
+    """Where this machine makes cells; 0: as many at a time as it has GPUs, or else cores."""
+    found = gpus.visible()
+    return gpus.Pool(workers or len(found) or cores(), found)
 
 
 def check_methods(settings: Params) -> None:
@@ -70,13 +90,13 @@ async def side_by_side(settings: Params, cells: list[Cell], workers: int) -> Non
     if not cells:
         return
     progress = stage.Progress(len(cells), unit="cells")
-    free = asyncio.Semaphore(workers)
+    pool = places(workers)
 
     async with graph.making_cells(WORKSPACE, **{tracked.LATER: "1"}) as make:
 
         async def place(cell: Cell) -> None:
-            async with free:
-                await one_cell(settings, cell, make)
+            async with pool.place() as environment:
+                await one_cell(settings, cell, partial(make, **environment))
                 progress.advance(last=str(cell))
                 await progress.tell()
 
@@ -91,7 +111,11 @@ async def side_by_side(settings: Params, cells: list[Cell], workers: int) -> Non
 @stage.task(name="cell", task_run_name="cell {cell}")
 async def one_cell(settings: Params, cell: Cell, make: graph.Make) -> None:
     """Train, encode and evaluate one cell, and publish it."""
-    entries = await make(cell)
+    try:
+        entries = await make(cell)
+    except graph.StageError:
+        await tracked.mark_broken_off(settings)  # a stage that was killed could not say so
+        raise
     await tracked.publish(settings, cell, entries)
 
 
@@ -102,8 +126,11 @@ async def rest() -> None:
 
 
 @stage.task(name="publish and promote", retries=2, retry_delay_seconds=5)
-async def publish(settings: Params) -> None:
+async def publish(settings: Params) -> list[Decision]:
     """Project all cells to MLflow, nominate and promote models by the rule, show both.
+
+    Returns:
+        What was decided of each registered model.
 
     Raises:
         InputError: MLflow does not answer, or a model cannot be decided on; everything is made, and
@@ -133,6 +160,7 @@ async def publish(settings: Params) -> None:
         description="Which model is used, per dataset and code length",
     )
     await stage.show_table(_scores(settings), key="scores", description="Today's matrix")
+    return decisions
 
 
 def _scores(settings: Params) -> list[dict[str, Any]]:
@@ -149,6 +177,68 @@ def _scores(settings: Params) -> list[dict[str, Any]]:
         for cell in settings.cells(dataset)
         if (scores := current_scores(WORKSPACE, cell))
     ]
+
+
+async def show_stale(before: Account, still: account.Changes) -> None:
+    """What has to be made, and why; what follows from it becomes stale on the way."""
+    if rows := before.stale(still):
+        await stage.show_table(rows, key="stale", description="What was stale, and why")
+
+
+async def show_results(before: Account) -> None:
+    """Scores of before and now, and where there is more to see."""
+    if rows := before.scored():
+        await stage.show_table(
+            rows, key="scores-before-and-after", description="Of the cells scored anew"
+        )
+    for name in before.settings.datasets:
+        report = (WORKSPACE.report(name) / "index.html").resolve()
+        await stage.show_link(report.as_uri(), f"report of {name}", key=f"report-{name}")
+    await stage.show_link(tracked.interface(), "MLflow", key="mlflow")
+
+
+async def keep(settings: Params, before: Account, decisions: list[Decision]) -> None:
+    """Commit the record of a run and push its data; what cannot be done does not stop the other.
+
+    Raises:
+        InputError: not committed or not pushed, and why. Everything is made and decided all the
+            same, and the next run commits and pushes it too.
+    """
+    faults = []
+    for step in (partial(commit_record, settings, before, decisions), push):
+        try:
+            await step()
+        except (InputError, keeping.PushError) as fault:
+            faults.append(str(fault))
+    if faults:
+        done = account.outcome(before.made(), decisions)
+        raise InputError("\n".join([*faults, f"Otherwise all went well: {done}"]))
+
+
+@stage.task(name="commit")
+async def commit_record(settings: Params, before: Account, decisions: list[Decision]) -> None:
+    """Commit dvc.lock, the promotion log and what runs brought up to date of raw/*.dvc."""
+    repository, sources = keeping.Repository(WORKSPACE.root), keeping.Sources(WORKSPACE, settings)
+    if why := repository.absent():
+        stage.say(f"not committed: {why}")
+        return
+    paths = repository.changed(*keeping.RECORDS, *sources.made())
+    if paths:
+        dirty = [path for path in repository.changed() if path not in paths]
+        text = account.message(before.made(), decisions, dirty=dirty)
+        made = repository.commit(paths, text)
+        keeping.Unpushed(WORKSPACE).add(made)
+        stage.say(f"commit {made[:12]}: {', '.join(paths)}")
+        await stage.show_markdown(
+            f"`git show {made}`\n\n{text}", key="commit", description="What brings this run back"
+        )
+    sources.forget()
+
+
+@stage.task(name="push", retries=3, retry_delay_seconds=10)
+async def push() -> None:
+    """Bring data, models, codes and scores to DVC's remote."""
+    stage.say(f"dvc push: {await keeping.push(WORKSPACE)}")
 
 
 if __name__ == "__main__":

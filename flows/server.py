@@ -1,4 +1,4 @@
-"""Prefect's server, with a fault of the layers between it and SQLite mended.
+"""Prefect's server, with three faults mended: of the layers between it and SQLite, and of rules.
 
     python -m flows.server --host 127.0.0.1 --port 4200
 
@@ -12,6 +12,14 @@ collector. Then, as the server has one thread for all requests, and SQLite one l
 - Its connection, if closed before it, keeps its transaction and the lock until it is collected.
 
 On a busy machine the first happens within minutes of `make up`. So the cursor is closed at once.
+
+Prefect's scheduler tells nobody of the runs that it makes. The rules of Prefect wait 15 minutes for
+that all the same before they look at what such a run did, if it started within 5 minutes: as the
+first look of `on-new-data` does after `make up`. So they do not wait for it.
+
+The place that a run holds in its deployment has a lease. A state that is forced, as Cancel is on
+Prefect's page, loses the lease's name: the place is given back at the end of the run, and once more
+when the lease ends, minutes later, when another run has it. So a forced state keeps the name.
 """
 
 from __future__ import annotations
@@ -40,7 +48,30 @@ def close_failed_cursors() -> None:
     aiosqlite.Cursor._execute = _execute_or_close  # type: ignore[method-assign,assignment]
 
 
+def follow_only_what_is_told() -> None:
+    """Have no event of a run wait for that of its having been scheduled."""
+    from prefect.server.models import events
+
+    is_tight = events._timing_is_tight
+
+    def is_tight_and_told(occurred: Any, before: Any) -> bool:
+        return is_tight(occurred, before) and before.type.value != "SCHEDULED"
+
+    events._timing_is_tight = is_tight_and_told  # type: ignore[assignment]
+
+
+def keep_leases() -> None:
+    """Have a forced state keep the lease of the state before it."""
+    from prefect.server.orchestration import core_policy as rules
+
+    forced = rules.MinimalFlowPolicy.priority()
+    kept = [rules.PreserveDeploymentConcurrencyLeaseId, *forced]
+    rules.MinimalFlowPolicy.priority = staticmethod(lambda: kept)  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     close_failed_cursors()
+    follow_only_what_is_told()
+    keep_leases()
     sys.argv[1:1] = ["server", "start"]
     app()

@@ -34,10 +34,15 @@ def mlflow_url() -> str:
     return f"http://{LOOPBACK}:{os.environ.get('ISDH_MLFLOW_PORT') or MLFLOW_PORT}"
 
 
-def api_answers(url: str) -> bool:
-    """Whether a healthy Prefect API is at `url`; false too for another program on that port."""
+def api_answers(url: str, *, timeout: float = 1.0) -> bool:
+    """Whether a healthy Prefect API is at `url`; false too for another program on that port.
+
+    Args:
+        url: of the API.
+        timeout: seconds that it may take to answer.
+    """
     try:
-        return ask(f"{url}/health", timeout=1.0) is True
+        return ask(f"{url}/health", timeout=timeout) is True
     except (OSError, ValueError):
         return False
 

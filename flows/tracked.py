@@ -6,9 +6,12 @@ What MLflow misses the next publish mends, so a fault here costs a line, not the
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from flows import services, stage
@@ -18,6 +21,7 @@ from isdh.errors import InputError
 from isdh.params import Params
 
 LIVE_SECONDS = 30.0  # between updates of a training's curves; shorter ones need no MLflow
+SECONDS_TO_TELL = 4.0  # that a training was cut short, while its process is to end
 SYSTEM_METRICS = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"  # as MLflow calls it
 LATER = "ISDH_PUBLISH_LATER"  # in a stage's environment: the pipeline publishes the whole cell
 
@@ -68,16 +72,23 @@ class Live:
         self.cell = cell
         self.history = history
         self.epochs: Sequence[dict[str, float]] = ()
+        self.run = ""  # in MLflow; none before it was told of for the first time
+        self.outcome = ""  # of a training that was cut short, in MLflow's words
         self.ended = threading.Event()
         self.teller = threading.Thread(target=self._keep_telling, daemon=True)
 
     def __enter__(self) -> Live:
         self.teller.start()
+        self.before = signal.getsignal(signal.SIGTERM)
+        _on_sigterm(partial(_end_once, self.before))
         return self
 
-    def __exit__(self, *fault: object) -> None:
+    def __exit__(self, fault: type[BaseException] | None, *_: object) -> None:
+        _on_sigterm(signal.SIG_IGN if fault else self.before)
+        if fault:
+            self.outcome = "FAILED" if issubclass(fault, Exception) else "KILLED"
         self.ended.set()
-        self.teller.join(LIVE_SECONDS)
+        self.teller.join(SECONDS_TO_TELL if fault else LIVE_SECONDS)
 
     def tell(self, epochs: Sequence[dict[str, float]]) -> None:
         """Take note of the epochs so far."""
@@ -89,6 +100,8 @@ class Live:
             while not self.ended.wait(LIVE_SECONDS):
                 if self.epochs:
                     answers = self._try_to_publish(was_told=not answers)
+        if self.outcome and self.run:
+            self._conclude()
 
     def _try_to_publish(self, *, was_told: bool) -> bool:
         """Publish; whether that went well. An outage is told once."""
@@ -121,7 +134,33 @@ class Live:
         from isdh import tracking
 
         history = {**self.history, "epochs": self.epochs}
-        return tracking.publish(WORKSPACE, self.settings, self.cell, history)
+        self.run = tracking.publish(WORKSPACE, self.settings, self.cell, history)
+        return self.run
+
+    def _conclude(self) -> None:
+        """Tell that the training was cut short; what goes on later is the same run."""
+        from isdh import tracking
+
+        with suppress(InputError):
+            tracking.cut_short(WORKSPACE, self.run, self.outcome)
+
+
+def _on_sigterm(do: Any) -> None:
+    with suppress(ValueError):  # signals are the main thread's
+        signal.signal(signal.SIGTERM, do)
+
+
+def _end_once(before: Any, number: int, frame: Any) -> None:
+    """On a signal, do what was to be done on it, once: a whole group is told, and each by another.
+
+    Raises:
+        SystemExit: where it would have ended the process at once.
+    """
+    signal.signal(number, signal.SIG_IGN)
+    if callable(before):
+        before(number, frame)
+    else:
+        sys.exit(128 + number)
 
 
 async def prepare(settings: Params) -> None:
@@ -130,5 +169,14 @@ async def prepare(settings: Params) -> None:
 
     try:
         tracking.prepare(WORKSPACE, settings)
+        tracking.mark_broken_off(WORKSPACE, settings)
     except InputError as error:
         stage.say(f"not prepared: {error}")
+
+
+async def mark_broken_off(settings: Params) -> None:
+    """Call no training running that is not, as where its process was killed."""
+    from isdh import tracking
+
+    with suppress(InputError):
+        tracking.mark_broken_off(WORKSPACE, settings)

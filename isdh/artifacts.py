@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -103,26 +105,80 @@ class Workspace:
         return self.root.joinpath(".isdh", *parts)
 
 
+CODE = ("flows", "isdh", "dvc.yaml", ".dvcignore", ".dvc/config")
+
+
+def copy_code(project: Path, folder: Path) -> None:
+    """Copy what stages run and DVC reads, as it is now; the rest of the folder stays.
+
+    Args:
+        project: where from.
+        folder: where to; created.
+    """
+    for name in CODE:
+        source, target = project / name, folder / name
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)  # what the project no longer has goes
+            shutil.copytree(source, target)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+
+
 @contextmanager
-def locked(path: Path, *, waiting: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
+def locked(
+    path: Path, *, who: str = "", waiting: Callable[[str], None] = lambda holder: None
+) -> Iterator[None]:
     """Hold a lock file; it is free again when the process ends, however that happens.
 
     Args:
         path: the file; created.
-        waiting: called with the holder's process id, if there is one to wait for.
+        who: what holds it, in words for those who wait; the process id is told anyway.
+        waiting: called with who holds it and since when, if there is somebody to wait for.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            waiting(stream.read().strip())
+    with _lock_file(path) as stream:
+        if holder := _take(stream, who):
+            waiting(holder)
             fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+            _sign(stream, who)
         yield
+
+
+@contextmanager
+def tried(path: Path, *, who: str = "") -> Iterator[str]:
+    """Hold a lock file if nobody does; yields nothing then, and otherwise who does.
+
+    Args:
+        path: the file; created.
+        who: as in `locked`.
+    """
+    with _lock_file(path) as stream:
+        yield _take(stream, who)
+
+
+@contextmanager
+def _lock_file(path: Path) -> Iterator[IO[str]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as stream:
+        yield stream
+
+
+def _take(stream: IO[str], who: str) -> str:
+    """Take a lock if it is free; who holds it otherwise."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.seek(0)
+        return stream.read().strip() or "another process"
+    _sign(stream, who)
+    return ""
+
+
+def _sign(stream: IO[str], who: str) -> None:
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    stream.truncate(0)
+    stream.write(f"process {os.getpid()}{f' ({who})' if who else ''}, since {now}")
+    stream.flush()
 
 
 @contextmanager

@@ -277,6 +277,188 @@ def _tell(decision: Decision) -> None:
 
 
 @app.command()
+def search(
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURE...", exists=True, dir_okay=False)
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="One of params.yaml; by default the first.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="The code length; by default the longest.")
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(help="A registered version; by default the champion.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="A folder, e.g. models/digits/isdh-48-0, instead."),
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", help="How many; by default 10, or all within --radius.")
+    ] = None,
+    radius: Annotated[
+        int | None, typer.Option(help="Only at a Hamming distance of at most so much.")
+    ] = None,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Order the top by the network's outputs.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write one HTML page as well.")
+    ] = None,
+) -> None:
+    """Find the pictures most similar to some.
+
+    The champion encodes them, and the codes that it made of the dataset's database are searched.
+    """
+    from isdh import answer_views, answers
+    from isdh import search as searching
+
+    workspace, params = _here()
+    files = [(str(path), _bytes_of(path)) for path in pictures]
+    source = searching.choose(workspace, params, dataset, bits, version=version, folder=model)
+    found = searching.collection(workspace, params, source)
+    if k is not None and radius is None and k > len(found):
+        typer.echo(f"-k {k}: the collection has {len(found)} pictures; all are shown", err=True)
+    asked = answers.ask(workspace, found, files, k=k, radius=radius, rerank=rerank)
+    if html:
+        _write(html, answer_views.page(found, asked, [data for _, data in files], reranked=rerank))
+    if as_json:
+        typer.echo(json.dumps(answers.as_dict(found, asked), indent=2))
+    else:
+        _print(answer_views.tables(found, asked))
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+@app.command()
+def export(
+    engine: Annotated[str, typer.Argument(help="faiss, milvus, vespa, qdrant or postgres.")],
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to; created.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="One of params.yaml; by default the first.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="The code length; by default the longest.")
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(help="A registered version; by default the champion.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="A folder, e.g. models/digits/isdh-48-0, instead."),
+    ] = None,
+) -> None:
+    """Write codes, ids, labels and paths for another search engine.
+
+    export.json says which model made the codes and in which order their bits stand.
+    """
+    from isdh import search as searching
+    from isdh.export import export as write
+
+    workspace, params = _here()
+    source = searching.choose(workspace, params, dataset, bits, version=version, folder=model)
+    found = searching.collection(workspace, params, source)
+    for path in write(found, engine, folder):
+        typer.echo(path)
+
+
+@app.command()
+def serve(
+    dataset: Annotated[
+        str | None, typer.Option(help="One of params.yaml; by default the first.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="The code length; by default the longest.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name that the service has besides; may be repeated.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Of a page elsewhere that may ask; may be repeated.")
+    ] = None,
+    without_token: Annotated[
+        bool, typer.Option("--without-token", help="Let everybody who reaches --host search.")
+    ] = False,
+    megabytes: Annotated[float, typer.Option(help="The most that a picture's file may have.")] = 20,
+    waiting: Annotated[
+        int, typer.Option(help="Pictures that may wait or be in work; others get a 503.")
+    ] = 128,
+    threads: Annotated[int, typer.Option(help="Cores for the network.")] = 1,
+    every: Annotated[float, typer.Option(help="Seconds between looks at the registry.")] = 5,
+) -> None:
+    """Search by picture over HTTP and on a page.
+
+    The champion answers from the codes that it made; when it moves, another takes its place without
+    a break. Who is not on this machine needs the token in ISDH_TOKEN.
+    """
+    import os
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before torch and FAISS are imported
+    from isdh.serve.options import Options, token_for
+
+    options = Options(
+        host=host,
+        port=port,
+        names=tuple(allow_host or ()),
+        origins=tuple(allow_origin or ()),
+        token=token_for(host, without=without_token),
+        megabytes=megabytes,
+        waiting=waiting,
+        threads=threads,
+        every=every,
+    )
+    from isdh.serve.run import run
+
+    workspace, params = _here()
+    run(workspace, params, *_collection(params, dataset, bits), options, tell=typer.echo)
+
+
+@app.command()
+def encode(
+    folder: Annotated[Path, typer.Argument(help="Of pictures, also those of folders in it.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="One of params.yaml; by default the first.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="The code length; by default the longest.")
+    ] = None,
+) -> None:
+    """Add pictures to the collection that is served.
+
+    They are copied and encoded by the champion, without training. A service that runs shows them
+    within seconds. The command may be repeated: pictures that are there are passed over.
+    """
+    from isdh import tracking
+    from isdh.serve import pair
+
+    workspace, params = _here()
+    version = tracking.version_in_use(workspace, *_collection(params, dataset, bits))
+    loaded = pair.load(workspace, params, version)
+    with _bar(str(folder)) as progress:
+        new, there = pair.add_folder(workspace, loaded, folder, progress)
+    typer.echo(
+        f"{len(new)} pictures added to {version.cell.dataset}, encoded by {version.model} version "
+        f"{version.number}; {there} were there"
+    )
+
+
+def _collection(params: Params, dataset: str | None, bits: int | None) -> tuple[str, int]:
+    """Which dataset and code length are meant."""
+    if dataset is not None and dataset not in params.datasets:
+        raise unknown("dataset", dataset, params.datasets)
+    return dataset or next(iter(params.datasets)), bits or max(params.bits)
+
+
+@app.command()
 def doctor() -> None:
     """Check settings, data, versions, servers.
 

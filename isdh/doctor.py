@@ -89,6 +89,11 @@ def _mlflow(workspace: Workspace) -> Finding:
         tracking.require_answer(uri)
     except InputError as error:
         return Finding("note", "MLflow", f"{error}; stages run without it")
+    if uri.startswith("http"):
+        try:
+            tracking.require_access(workspace)
+        except InputError as error:
+            return Finding("amiss", "MLflow", str(error))
     return Finding("ok", "MLflow", tracking.shown(uri))
 
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from isdh import models
 from isdh.artifacts import read_json, verify
+from isdh.device import autocast
 from isdh.encoding import encode
 from isdh.errors import InputError
 from isdh.features import FeatureBackbone
@@ -76,8 +77,32 @@ class Encoder:
         """
         if not images:
             raise InputError("images=[]: at least 1 is needed")
-        size = self.inputs.size
+        return self.codes(np.stack([self.pixels(data) for data in images]))
+
+    def pixels(self, image: bytes, *, name: str = "image") -> np.ndarray:
+        """What the first network reads of one image file: uint8 (S, S, C).
+
+        Raises:
+            InputError: it does not decode.
+        """
         channels = self.inputs.channels if isinstance(self.inputs, Images) else 3
-        pixels = np.stack([decode(data, size=size, channels=channels) for data in images])
+        return decode(image, size=self.inputs.size, channels=channels, name=name)
+
+    def codes(self, pixels: np.ndarray) -> np.ndarray:
+        """Codes of decoded images, uint8 (N, S, S, C): uint8 (N, ceil(bits / 8)), packed."""
         stored = pixels if self.backbone is None else self.backbone.features(pixels)
         return encode(self.network, stored, device=self.device)
+
+    def outputs(self, pixels: np.ndarray) -> np.ndarray:
+        """What the network gives for decoded images: float32 (N, bits). Signs of it are the codes.
+
+        Args:
+            pixels: uint8 (N, S, S, C), few enough for one batch.
+        """
+        stored = pixels if self.backbone is None else self.backbone.features(pixels)
+        network = self.network.to(self.device).eval()
+        with torch.inference_mode():
+            with autocast(self.device):
+                hidden = network.hidden(torch.from_numpy(np.array(stored)).to(self.device))
+            outputs: np.ndarray = network.head(hidden.float()).cpu().numpy()
+        return outputs

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """Bad input. Faces print its text without a traceback and exit with code 2."""
 
 
+class Unanswered(InputError):  # noqa: N818
+    """A server or database does not answer, or is busy: the same may succeed a little later."""
+
+
 def first_five(values: Iterable[Any]) -> str:
     """The first five values and how many more there are, for messages.
 

@@ -247,6 +247,11 @@ def test_doctor_tells_servers_that_answer_from_those_that_do_not(tmp_path, monke
             self.end_headers()
             self.wfile.write(b"true")
 
+        def do_POST(self) -> None:  # MLflow: no experiments
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
         def log_message(self, *args: object) -> None:
             pass
 

@@ -145,17 +145,30 @@ def _picture(evidence: Evidence, row: int, query: int) -> Picture:
     shared = [(evidence.label_names[i], True) for i in np.flatnonzero(labels & wanted)]
     others = [(evidence.label_names[i], False) for i in np.flatnonzero(labels & ~wanted)]
     listed = max(_LABELS - len(shared), 0)
-    source, small = _embedded(evidence.raw, evidence.paths[row])
+    source, small = embedded(evidence.raw, evidence.paths[row])
     return Picture(source, small, (*shared, *others[:listed]), len(others[listed:]))
 
 
-def _embedded(raw: Path, path: str) -> tuple[str, bool]:
-    """A picture as a data: URL, shrunk, and whether it was small already."""
+def embedded(raw: Path, path: str) -> tuple[str, bool]:
+    """A picture as a data: URL, shrunk, and whether it was small already.
+
+    Raises:
+        InputError: it is not there, or no image.
+    """
     try:
         data = (raw / path).read_bytes()
     except OSError as error:
         raise InputError(f"{raw / path}: {error.strerror}; restore it below {raw}") from None
-    picture = thumbnail(data, side=_SIDE, name=str(raw / path))
+    return data_url(data, name=str(raw / path))
+
+
+def data_url(data: bytes, *, name: str) -> tuple[str, bool]:
+    """An image file as a data: URL, shrunk, and whether it was small already.
+
+    Raises:
+        InputError: no image, as messages call it by its name.
+    """
+    picture = thumbnail(data, side=_SIDE, name=name)
     stream = BytesIO()
     picture.save(stream, "WEBP", quality=80, method=4)
     url = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -19,27 +19,45 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 if TYPE_CHECKING:
+    from isdh.tracking.aliases import versions_by_alias
     from isdh.tracking.by_hand import promote_version, rollback
     from isdh.tracking.comparison import Comparison, Entry, Selection, compare, comparisons, runs
     from isdh.tracking.copying import copy_champion
     from isdh.tracking.difference import Difference, diff
     from isdh.tracking.illustration import ByLabel, Illustrated, illustrated
-    from isdh.tracking.publishing import Published, prepare, publish, publish_all
+    from isdh.tracking.in_use import InUse, files_in_use, version_in_use
+    from isdh.tracking.publishing import (
+        Published,
+        cut_short,
+        mark_broken_off,
+        prepare,
+        publish,
+        publish_all,
+    )
     from isdh.tracking.registered import Decision
     from isdh.tracking.registry import mend, promote
-    from isdh.tracking.server import address, require_answer, shown
+    from isdh.tracking.server import address, require_access, require_answer, shown
     from isdh.tracking.system import system_metrics
 
 _NAMES = {
+    "aliases": ("versions_by_alias",),
     "by_hand": ("promote_version", "rollback"),
     "comparison": ("Comparison", "Entry", "Selection", "compare", "comparisons", "runs"),
     "copying": ("copy_champion",),
     "difference": ("Difference", "diff"),
     "illustration": ("ByLabel", "Illustrated", "illustrated"),
-    "publishing": ("Published", "prepare", "publish", "publish_all"),
+    "in_use": ("InUse", "files_in_use", "version_in_use"),
+    "publishing": (
+        "Published",
+        "cut_short",
+        "mark_broken_off",
+        "prepare",
+        "publish",
+        "publish_all",
+    ),
     "registered": ("Decision",),
     "registry": ("mend", "promote"),
-    "server": ("address", "require_answer", "shown"),
+    "server": ("address", "require_access", "require_answer", "shown"),
     "system": ("system_metrics",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
@@ -51,25 +69,32 @@ __all__ = [
     "Difference",
     "Entry",
     "Illustrated",
+    "InUse",
     "Published",
     "Selection",
     "address",
     "compare",
     "comparisons",
     "copy_champion",
+    "cut_short",
     "diff",
+    "files_in_use",
     "illustrated",
+    "mark_broken_off",
     "mend",
     "prepare",
     "promote",
     "promote_version",
     "publish",
     "publish_all",
+    "require_access",
     "require_answer",
     "rollback",
     "runs",
     "shown",
     "system_metrics",
+    "version_in_use",
+    "versions_by_alias",
 ]
 
 

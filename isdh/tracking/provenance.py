@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from isdh.artifacts import Cell
+from isdh.artifacts import Cell, Workspace, read_json, write_json
 
-WRITTEN_BY_RUNS = ("dvc.lock", "promotions.jsonl")
+WRITTEN_BY_RUNS = ("dvc.lock", "promotions.jsonl", "raw/*.dvc")
 STAGES = ("train", "encode", "evaluate")  # of one cell, in the order they run
 Lock = Mapping[str, Any]  # name of a stage -> its entry in dvc.lock
 
@@ -20,15 +20,26 @@ Lock = Mapping[str, Any]  # name of a stage -> its entry in dvc.lock
 def git_tags(root: Path) -> dict[str, str]:
     """The commit, under the key that MLflow shows, and whether files differ from it.
 
-    What a run itself writes, dvc.lock and promotions.jsonl, does not count. Empty outside of a git
-    repository.
+    What a run itself writes does not count: dvc.lock, promotions.jsonl, and of new pictures the
+    raw/*.dvc. A copy tells of what it is a copy of. Empty outside of a git repository.
     """
+    if (origin := _origin(root)).exists():
+        return {name: str(value) for name, value in read_json(origin).items()}
     commit = _git(root, "rev-parse", "HEAD")
     if not commit:
         return {}
     others = [f":(exclude,top){name}" for name in WRITTEN_BY_RUNS]
     changes = _git(root, "status", "--porcelain", "--", ".", *others)
     return {"mlflow.source.git.commit": commit, "git.dirty": "true" if changes else "false"}
+
+
+def note_origin(root: Path, copy: Path) -> None:
+    """Have the copy of a workspace's code tell where that came from."""
+    write_json(_origin(copy), git_tags(root))
+
+
+def _origin(root: Path) -> Path:
+    return Workspace(root).state("origin.json")
 
 
 def _git(root: Path, *words: str) -> str:

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from isdh.artifacts import Cell, Workspace, locked
+from isdh.artifacts import Cell, Workspace, locked, read_json, tried
 from isdh.params import Params
 from isdh.tracking import projection, provenance
 from isdh.tracking.projection import Projection
@@ -64,6 +64,51 @@ def prepare(workspace: Workspace, params: Params) -> None:
             experiment(client, workspace, dataset)
 
 
+def mark_broken_off(workspace: Workspace, params: Params) -> None:
+    """Call a training KILLED that MLflow calls running, and that no process here is at.
+
+    One on another machine is called running again when it tells its next epochs.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
+    with connected(workspace) as client:
+        for dataset in params.datasets:
+            number = experiment(client, workspace, dataset)
+            _mark_broken_off(
+                client, workspace, search(client, number, "attributes.status = 'RUNNING'")
+            )
+
+
+def _mark_broken_off(client: MlflowClient, workspace: Workspace, runs: Sequence[Run]) -> None:
+    for run in runs:
+        if run.info.status != "RUNNING" or "isdh.cell" not in run.data.tags:
+            continue
+        cell = Cell.parse(run.data.tags["isdh.cell"])
+        history = workspace.model(cell) / "history.json"
+        made = read_json(history)["fingerprint"] if history.exists() else None
+        if made == run.data.tags.get("isdh.fingerprint"):
+            continue  # trained, and not scored yet
+        with tried(workspace.state("locks", f"train-{cell.dataset}-{cell.name}")) as holder:
+            if not holder:
+                client.set_terminated(run.info.run_id, "KILLED")
+
+
+def cut_short(workspace: Workspace, run: str, outcome: str) -> None:
+    """Tell how a training ended that was not completed.
+
+    Args:
+        workspace: whose MLflow.
+        run: its id.
+        outcome: FAILED or KILLED.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
+    with connected(workspace) as client:
+        client.set_terminated(run, outcome)
+
+
 def publish(
     workspace: Workspace,
     params: Params,
@@ -108,6 +153,7 @@ def publish_all(workspace: Workspace, params: Params) -> Published:
         for dataset in params.datasets:
             number = experiment(client, workspace, dataset)
             known = search(client, number)
+            _mark_broken_off(client, workspace, known)
             for cell in params.cells(dataset):
                 total += _publish_present(client, workspace, cell, number, known, lock)
     return total

@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 import sqlalchemy
 
 from isdh.artifacts import Workspace, locked
-from isdh.errors import InputError
+from isdh.errors import InputError, Unanswered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,12 +37,13 @@ REFUSAL = re.compile(r"\b40[13] client error\b|\bunauthori[sz]ed\b|\bforbidden\b
 
 # the client's words where no answer came or all were failures; the reason stands last
 UNANSWERED = re.compile(r"^API request to \S+ failed with .*?(?:Caused by |exception )(.*?)\)?$")
+BUSY = re.compile(r"database is locked|connection|deadlock", re.IGNORECASE)
 FAILED_SQL = re.compile(r"\((?:\w+\.)+\w+\) .*")  # SQLAlchemy's: (driver.Error) message
 
 
 def address(workspace: Workspace) -> str:
     """The tracking URI: MLFLOW_TRACKING_URI, or else the workspace's own database."""
-    here = workspace.root.resolve() / "mlflow.db"
+    here = (workspace.root / "mlflow.db").resolve()
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{here}"
 
 
@@ -86,7 +87,7 @@ def require_answer(uri: str, name: str = "MLFLOW_TRACKING_URI", remedy: str = RE
         sqlalchemy.exc.SQLAlchemyError,
         ImportError,
     ) as error:
-        raise InputError(
+        raise Unanswered(
             f"{name}={shown(uri)}: does not answer ({_first_line(error)}); {remedy}"
         ) from None
 
@@ -163,6 +164,7 @@ def faults_told(uri: str, again: str) -> Iterator[None]:
     """
     from mlflow.exceptions import MlflowException
 
+    told = InputError
     try:
         yield
     except BrokenPipeError:  # who read what is printed has seen enough; of sockets requests tells
@@ -177,17 +179,29 @@ def faults_told(uri: str, again: str) -> Iterator[None]:
         elif isinstance(error, OSError):  # of files kept beside the database, or sent to the server
             fault += f"; see to space, rights and network, then run {again}"
         elif why := UNANSWERED.match(_first_line(error)):
+            told = Unanswered
             fault = (
                 f"MLflow at {shown(uri)}: does not answer any more ({why[1]}); see to that server "
                 f"and its log, then run {again}"
             )
         elif sql := FAILED_SQL.search(shown(str(error))):
+            told = Unanswered if BUSY.search(sql[0]) else InputError
             fault = (
                 f"MLflow at {shown(uri)}: {sql[0]}; see to its database and that one's disk, then "
                 f"run {again}"
             )
         # the error's own text has the address in full
-        raise InputError(fault) from (error if uri == shown(uri) else None)
+        raise told(fault) from (error if uri == shown(uri) else None)
+
+
+def require_access(workspace: Workspace) -> None:
+    """Refuse a tracking server that wants other credentials.
+
+    Raises:
+        InputError: it does, or does not answer.
+    """
+    with connected(workspace, create=False) as client:
+        client.search_experiments(max_results=1)
 
 
 def is_denied(error: Exception) -> bool:
@@ -263,8 +277,8 @@ def experiment(client: MlflowClient, workspace: Workspace, dataset: str) -> str:
     """
     uri = address(workspace)
     elsewhere = uri.startswith("http") and urlsplit(uri).hostname not in LOOPBACK
-    here = (workspace.root.resolve() / "mlartifacts" / dataset).as_uri()
-    return experiment_at(client, dataset, None if elsewhere else here)
+    here = (workspace.root / "mlartifacts").resolve() / dataset
+    return experiment_at(client, dataset, None if elsewhere else here.as_uri())
 
 
 def experiment_at(client: MlflowClient, dataset: str, location: str | None) -> str:

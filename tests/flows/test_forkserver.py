@@ -49,12 +49,12 @@ def fresh(made, tmp_path) -> Path:
 
 
 @contextmanager
-def forkserver(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def forkserver(folder: Path, **more: str) -> Iterator[subprocess.Popen[str]]:
     """The process, without the pipeline around it."""
     with subprocess.Popen(
         [sys.executable, "-m", "flows.forkserver"],
         cwd=folder,
-        env=environment(ISDH_PUBLISH_LATER="1"),
+        env=environment(ISDH_PUBLISH_LATER="1", **more),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

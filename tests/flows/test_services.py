@@ -361,7 +361,7 @@ def test_an_unknown_command_is_answered_with_the_known_ones(project, module):
 def test_a_folder_too_deep_for_a_socket_is_refused(tmp_path):
     deep = tmp_path / ("d" * 60) / ("e" * 40)
     deep.mkdir(parents=True)
-    for name in ("flows", "isdh"):
+    for name in ("flows", "isdh", "prefect.yaml"):
         (deep / name).symlink_to(ROOT / name)
     (deep / "dvc.yaml").touch()
     ports = {"ISDH_PREFECT_PORT": str(free_port()), "ISDH_MLFLOW_PORT": str(free_port())}

@@ -145,6 +145,7 @@ class Server:
         folder: where its log and its files lie.
         host: by which it is asked.
         app: what is started in place of MLflow's own application.
+        variables: added to its environment.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Server:
     folder: Path
     host: str
     app: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -165,11 +167,12 @@ class Server:
         words = ["--backend-store-uri", self.store, "--artifacts-destination", "./artifacts"]
         words += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         words += ["--app-name", self.app] if self.app else []
+        quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "log").open("ab") as output:
             self.process = subprocess.Popen(
                 tied("-m", "mlflow", "server", *words, "--allowed-hosts", "*"),
                 cwd=self.folder,
-                env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),  # starts at once
+                env=environment(**quick, **self.variables),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

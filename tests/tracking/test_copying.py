@@ -25,7 +25,7 @@ from isdh.errors import InputError
 from isdh.tracking import package, plots, promotions, registration, server
 from tests import strangers, synthetic, test_pyfunc
 from tests.tracking.queries import dump, score_queries
-from tests.tracking.servers import serving
+from tests.tracking.servers import Server, serving
 from tests.tracking.test_registry import light_package
 
 pytestmark = [  # raised by MLflow itself: when mlflow.pyfunc is imported, when it saves an example
@@ -679,6 +679,29 @@ def test_wrong_credentials_are_told_with_where_they_are_set_and_no_password_is_p
             assert f"MLflow at http://{host}: " in told.err
             assert LOGIN in told.err
             assert "guess" not in told.out + told.err
+
+
+@pytest.mark.slow
+def test_mlflow_s_own_passwords_are_asked_for_and_taken(own, isdh, capsys, monkeypatch, tmp_path):
+    pytest.importorskip("flask_wtf", reason="MLflow asks for passwords with `mlflow[auth]` only")
+    keys = {"MLFLOW_AUTH_ADMIN_PASSWORD": "a-long-secret", "MLFLOW_FLASK_SERVER_SECRET_KEY": "key"}
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    server = Server("sqlite", store, tmp_path, "127.0.0.1", app="basic-auth", variables=keys)
+    server.start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.wait().uri)
+        for words in ("publish",), ("compare",), ("doctor",):
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "guess")
+            assert isdh(*words) == (1 if words == ("doctor",) else 2)
+            told = " ".join("".join(capsys.readouterr()).split())  # doctor folds its lines
+            assert LOGIN in told
+            assert "guess" not in told
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", keys["MLFLOW_AUTH_ADMIN_PASSWORD"])
+            isdh(*words)
+            assert LOGIN not in " ".join("".join(capsys.readouterr()).split())
+    finally:
+        server.stop()
 
 
 @pytest.mark.slow

@@ -1,0 +1,220 @@
+"""`isdh export`: what other engines load is the collection, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import psycopg2
+import pytest
+
+from isdh import cli, codes, params, search
+from isdh.artifacts import Workspace, read_json, sha256
+from isdh.errors import InputError
+from isdh.export import ENGINES, export
+from isdh.index import HammingIndex
+from isdh.search import Collection
+from tests import searched
+from tests.tracking import servers
+
+# raised by MLflow itself when mlflow.pyfunc is imported
+pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return searched.make(tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="module")
+def found(made: Workspace) -> Collection:
+    settings = params.load(made.root / "params.yaml")
+    return search.collection(made, settings, search.choose(made, settings))
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    if not servers.binaries():
+        pytest.skip("PostgreSQL is not installed: no initdb")
+    with servers.postgres() as address:
+        yield address
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def as_items(found: Collection) -> list[dict]:
+    pairs = enumerate(zip(found.images, found.paths, strict=True))
+    return [
+        {"item": item, "image": image, "path": path, "labels": found.labels_of(item)}
+        for item, (image, path) in pairs
+    ]
+
+
+def repacked(bits: list[list[int]]) -> np.ndarray:
+    """0/1, bit 0 first, as packed codes, by arithmetic."""
+    width = -(-len(bits[0]) // 8)
+    numbers = [sum(bit << place for place, bit in enumerate(row)) for row in bits]
+    rows = [list(number.to_bytes(width, "little")) for number in numbers]
+    return np.array(rows, dtype=np.uint8)
+
+
+def test_faiss_reads_the_index_and_finds_what_ours_does(found, tmp_path):
+    export(found, "faiss", tmp_path)
+    index = faiss.read_index_binary(str(tmp_path / "codes.faiss"))
+    assert (index.ntotal, index.d) == (len(found), 16)
+    stored = np.array([index.reconstruct(item) for item in range(len(found))])
+    np.testing.assert_array_equal(stored, found.codes)
+    distances, items = index.search(found.codes[:5], 7)
+    ours = HammingIndex(found.codes, found.bits).search(found.codes[:5], 7)
+    np.testing.assert_array_equal(distances, ours[0])
+    np.testing.assert_array_equal(items, ours[1])
+    assert lines(tmp_path / "items.jsonl") == as_items(found)
+
+
+def test_milvus_rows_hold_a_number_a_byte(found, tmp_path):
+    export(found, "milvus", tmp_path)
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    np.testing.assert_array_equal(
+        np.array([row.pop("code") for row in rows], np.uint8), found.codes
+    )
+    assert rows == as_items(found)
+
+
+def test_vespa_documents_hold_hexadecimal_bytes(found, tmp_path):
+    export(found, "vespa", tmp_path)
+    documents = lines(tmp_path / "feed.jsonl")
+    assert [each["put"] for each in documents[:2]] == [
+        "id:digits:picture::0",
+        "id:digits:picture::1",
+    ]
+    stored = [bytes.fromhex(each["fields"].pop("code")["values"]) for each in documents]
+    np.testing.assert_array_equal(np.array([list(code) for code in stored], np.uint8), found.codes)
+    assert [each["fields"] for each in documents] == as_items(found)
+
+
+def test_qdrant_points_are_as_far_apart_as_the_codes(found, tmp_path):
+    export(found, "qdrant", tmp_path)
+    points = lines(tmp_path / "points.jsonl")
+    vectors = np.array([point["vector"] for point in points])
+    np.testing.assert_array_equal(repacked(vectors.tolist()), found.codes)
+    manhattan = np.abs(vectors[:, None] - vectors).sum(axis=2)
+    expected = codes.hamming_distances(found.codes, found.codes, bits=found.bits)
+    np.testing.assert_array_equal(manhattan, expected)
+    assert [point["id"] for point in points] == list(range(len(found)))
+    assert [point["payload"] for point in points] == as_items(found)
+
+
+def psql(address: str, folder: Path, file: str) -> str:
+    programs = servers.binaries()
+    assert programs
+    done = subprocess.run(
+        [programs / "psql", address, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", file],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_postgres_loads_the_table_and_orders_by_distance(found, tmp_path, postgres):
+    export(found, "postgres", tmp_path)
+    shown = psql(postgres, tmp_path, "load.sql").splitlines()
+    distances, items = HammingIndex(found.codes, found.bits).search(found.codes[-1:], 10)
+    expected = [
+        f"{found.images[item]}|{distance}"
+        for item, distance in zip(items[0].tolist(), distances[0].tolist(), strict=True)
+    ]
+    assert shown == expected
+    connection = psycopg2.connect(postgres)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT item, image, path, labels, code::text FROM isdh_digits_12bit ORDER BY item"
+            )
+            rows = cursor.fetchall()
+            cursor.execute(
+                "SELECT bit_count(a.code # b.code) FROM isdh_digits_12bit a, isdh_digits_12bit b "
+                "ORDER BY a.item, b.item"
+            )
+            pairs = np.array(cursor.fetchall()).reshape(len(found), len(found))
+    finally:
+        connection.close()
+    names = ("item", "image", "path", "labels")
+    assert [dict(zip(names, row, strict=False)) for row in rows] == as_items(found)
+    np.testing.assert_array_equal(repacked([[int(b) for b in row[4]] for row in rows]), found.codes)
+    whole = codes.hamming_distances(found.codes, found.codes, bits=found.bits)
+    np.testing.assert_array_equal(pairs, whole)
+
+
+def test_pgvectors_operator_is_the_hamming_distance(found, tmp_path, postgres):
+    connection = psycopg2.connect(postgres)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'")
+            if not cursor.fetchall():
+                pytest.skip("pgvector is not installed")
+            cursor.execute("DROP TABLE IF EXISTS isdh_digits_12bit")
+            export(found, "postgres", tmp_path)
+            psql(postgres, tmp_path, "load.sql")
+            shown = psql(postgres, tmp_path, "pgvector.sql").splitlines()
+            cursor.execute(
+                "SELECT a.code <~> b.code FROM isdh_digits_12bit a, isdh_digits_12bit b "
+                "ORDER BY a.item, b.item"
+            )
+            pairs = np.array(cursor.fetchall()).reshape(len(found), len(found))
+    finally:
+        connection.close()
+    whole = codes.hamming_distances(found.codes, found.codes, bits=found.bits)
+    np.testing.assert_array_equal(pairs, whole)
+    distances = [int(line.rpartition("|")[2]) for line in shown]
+    assert distances == np.sort(whole[-1])[:10].tolist()
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_the_card_says_what_the_files_hold(found, tmp_path, engine):
+    *files, card_file = export(found, engine, tmp_path / "new" / "folder")
+    card = read_json(card_file)
+    assert card["sha256"] == {file.name: sha256(file) for file in files}
+    assert (card["engine"], card["rows"], card["bits"]) == (engine, len(found), 12)
+    assert card["model"]["weights_sha256"] == found.source.weights_sha256
+    assert (card["model"]["name"], card["model"]["version"]) == ("isdh-digits-12bit", "2")
+    assert "bit" in card["bit_order"]
+    assert card["label_names"] == searched.LABELS
+
+
+def test_the_command_writes_and_names_the_files(made, monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(made.root)
+    words = ["postgres", str(tmp_path / "out"), "--version", "1"]
+    monkeypatch.setattr(sys, "argv", ["isdh", "export", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    names = ["codes.csv", "load.sql", "pgvector.sql", "export.json"]
+    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / name) for name in names]
+    with (tmp_path / "out" / "codes.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))
+    stored = np.load(made.codes(searched.FIRST) / "codes.npy")
+    places = [int(row[1].removeprefix("picture ")) for row in rows]
+    np.testing.assert_array_equal(
+        repacked([[int(b) for b in row[4]] for row in rows]), stored[places]
+    )
+
+
+def test_what_cannot_be_written_is_told(found, tmp_path):
+    with pytest.raises(InputError, match="unknown engine 'pgvector'"):
+        export(found, "pgvector", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/folder: Not a directory"):
+        export(found, "faiss", tmp_path / "file" / "folder")
