@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export ISDH_PREFECT_PORT ?= 4200
 export ISDH_MLFLOW_PORT ?= 5000
+export ISDH_SEARCH_PORT ?= 8000
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 
@@ -25,7 +26,7 @@ demo: setup ## run the main job on the built-in dataset and open on a report
 test: setup ## run all tests, a file to a core
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-up: setup ## start Prefect server and worker, the nightly schedule and MLflow on loopback
+up: setup ## start Prefect server and worker, the schedules, MLflow and search on loopback
 	@$(BIN)/python -m flows.operations up
 
 down: ## stop what `make up` started

@@ -6,7 +6,7 @@ nothing is made yet. Measured are the seconds until every process of the run is 
 run's record says how it ended, and until a later scheduled run has made the cell; compared are
 codes, scores and weights with those of a run in another copy, undisturbed, byte by byte.
 
-    python -m benchmarks.faults [FAULT ...] [--keep FOLDER]        about a quarter of an hour
+    python -m benchmarks.faults [FAULT ...] [--keep FOLDER]        about half an hour
 """
 
 from __future__ import annotations
@@ -92,12 +92,15 @@ def main() -> None:
         shutil.rmtree(folder)
     today = f"{datetime.now(UTC):%Y-%m-%d}-faults.json"
     before = ROOT / "benchmarks" / "results" / today
+    seconds = round(time.monotonic() - start)
     if before.exists():  # faults that were not named this time stay as they were measured
-        found = {**json.loads(before.read_text())["faults"], **found}
+        earlier = json.loads(before.read_text())
+        found = {**earlier["faults"], **found}
+        seconds = max(seconds, earlier["seconds"])
     path = record(
         "faults",
         packages=("prefect", "dvc", "mlflow"),
-        seconds=round(time.monotonic() - start),
+        seconds=seconds,
         heartbeat_s=30,
         silent_run_crashed_within_s=CRASH_RULE["trigger"]["within"],
         faults=found,

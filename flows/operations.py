@@ -1,4 +1,4 @@
-"""`make up` and `make down`: Prefect server, worker and MLflow under one supervisor, on loopback.
+"""`make up` and `make down`: Prefect, worker, MLflow and search under one supervisor, on loopback.
 
     python -m flows.operations up | down
 
@@ -18,7 +18,16 @@ from typing import Any
 
 from flows import ROOT, deployment
 from flows.deployment import within
-from flows.services import LOOPBACK, MLFLOW_PORT, PREFECT_PORT, api_answers, ask, port_is_free, tail
+from flows.services import (
+    LOOPBACK,
+    MLFLOW_PORT,
+    PREFECT_PORT,
+    SEARCH_PORT,
+    api_answers,
+    ask,
+    port_is_free,
+    tail,
+)
 from isdh.errors import InputError, unknown
 
 HEALTHY_WITHIN = 180.0  # seconds
@@ -70,6 +79,7 @@ def up() -> None:
         f"runs      {urls['prefect']}\n"
         f"schedule  {urls['prefect']}/deployments/deployment/{page}\n"
         f"MLflow    {urls['mlflow']}\n"
+        f"search    {urls['search']}, once a model is champion\n"
     )
 
 
@@ -97,6 +107,7 @@ def _urls() -> dict[str, str]:
     ports = {
         "prefect": _port("ISDH_PREFECT_PORT", PREFECT_PORT),
         "mlflow": _port("ISDH_MLFLOW_PORT", MLFLOW_PORT),
+        "search": _port("ISDH_SEARCH_PORT", SEARCH_PORT),
     }
     return {name: f"http://{LOOPBACK}:{port}" for name, port in ports.items()}
 
@@ -119,7 +130,9 @@ def _launch(urls: dict[str, str]) -> Any:
         raise InputError(f"{ROOT}: too long a path for a Unix socket; move the project nearer to /")
     LOGS.mkdir(parents=True, exist_ok=True)
     RECORD.write_text(json.dumps(urls), encoding="utf-8")
-    sys.stderr.write(f"starting Prefect server, worker and MLflow; logs: {os.path.relpath(LOGS)}\n")
+    sys.stderr.write(
+        f"starting Prefect server, worker, MLflow and search; logs: {os.path.relpath(LOGS)}\n"
+    )
     started = subprocess.run(
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(ROOT / "supervisord.conf")],
         cwd=ROOT,
@@ -127,6 +140,7 @@ def _launch(urls: dict[str, str]) -> Any:
             **os.environ,
             "ISDH_PREFECT_PORT": urls["prefect"].rpartition(":")[2],
             "ISDH_MLFLOW_PORT": urls["mlflow"].rpartition(":")[2],
+            "ISDH_SEARCH_PORT": urls["search"].rpartition(":")[2],
             "PREFECT_API_URL": f"{urls['prefect']}/api",
             "PWD": str(ROOT),  # where the worker works: prefect.yaml
         },

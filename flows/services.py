@@ -19,6 +19,7 @@ from isdh.errors import InputError
 LOOPBACK = "127.0.0.1"
 PREFECT_PORT = 4200  # Prefect's own
 MLFLOW_PORT = 5000  # MLflow's own
+SEARCH_PORT = 8000  # of `isdh serve`
 HEALTHY_WITHIN = 90.0  # seconds; 6 to 9 are usual, 12 the first time
 STOPPED_WITHIN = 10.0  # seconds; 1 to 2 are usual
 

@@ -23,7 +23,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
@@ -311,8 +311,12 @@ def end_with_parent(parent: int, seconds: float = SECONDS_TO_END) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        with suppress(Exception):  # who would read it may be gone too
+        try:
             say("the process that started this one is gone; ending")
+        except OSError:  # who read it is gone too: what is said further would break the ending
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(seconds)
         os._exit(1)

@@ -394,6 +394,9 @@ def serve(
     ] = 128,
     threads: Annotated[int, typer.Option(help="Cores for the network.")] = 1,
     every: Annotated[float, typer.Option(help="Seconds between looks at the registry.")] = 5,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until there is a champion that can be served.")
+    ] = False,
 ) -> None:
     """Search by picture over HTTP and on a page.
 
@@ -419,7 +422,8 @@ def serve(
     from isdh.serve.run import run
 
     workspace, params = _here()
-    run(workspace, params, *_collection(params, dataset, bits), options, tell=typer.echo)
+    served = _collection(params, dataset, bits)
+    run(workspace, params, *served, options, wait=wait, tell=typer.echo)
 
 
 @app.command()
@@ -523,3 +527,7 @@ def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(done - bar.n)
 
         yield reach
+
+
+if __name__ == "__main__":
+    main()

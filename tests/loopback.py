@@ -23,3 +23,8 @@ def free_port() -> int:
             if probe.connect_ex(("127.0.0.1", port)):
                 return port
     raise AssertionError("unreachable: the ports are a cycle")
+
+
+def service_ports() -> dict[str, str]:
+    """Free ones for all that `make up` starts, as the environment names them."""
+    return {f"ISDH_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "SEARCH")}

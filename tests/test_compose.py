@@ -97,7 +97,7 @@ def test_images_are_pinned_and_ours_has_the_version_of_the_project(services):
 
 def test_ports_are_open_to_this_machine_alone(services):
     ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert not any("network_mode" in service for service in services.values())
 
@@ -134,6 +134,7 @@ def test_what_outlives_a_container_lies_in_a_volume(services):
         "server": ["/home/isdh/project/.isdh"],
         "mlflow": [],
         "worker": ["/home/isdh/project"],
+        "search": ["/home/isdh/project"],
         "deploy": ["/home/isdh/project"],
     }
     dockerfile = (ROOT / "Dockerfile").read_text()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import time
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -26,17 +28,20 @@ def run(
     dataset: str,
     bits: int,
     options: Options,
+    *,
+    wait: bool = False,
     tell: Any = print,
 ) -> None:
     """Serve until SIGINT or SIGTERM; what is under way is answered first.
 
     Raises:
-        InputError: no champion that can be served, or the port is taken.
+        InputError: the port is taken; or, unless that is waited for, no champion can be served.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("isdh.serve").setLevel(logging.INFO)
     with bound(options) as listener:
-        service = Service(Current(workspace, params, dataset, bits), options)
+        current = _first(lambda: Current(workspace, params, dataset, bits), options, wait=wait)
+        service = Service(current, options)
         gc.collect()
         gc.freeze()  # or a full collection looks at all of torch: a third of a second each
         listener.listen(CONNECTIONS)  # whoever reads the line may connect
@@ -44,6 +49,21 @@ def run(
         name = f"[{host}]" if ":" in host else host
         tell(f"http://{name}:{port}: {_told(service.current.serving)}")
         uvicorn.Server(configured(service)).run(sockets=[listener])
+
+
+def _first(find: Callable[[], Current], options: Options, *, wait: bool) -> Current:
+    """What is served at the start."""
+    told = ""
+    while True:
+        try:
+            return find()
+        except InputError as error:
+            if not wait:
+                raise
+            if str(error) != told:
+                logging.getLogger("isdh.serve").info("waiting for a champion: %s", error)
+            told = str(error)
+        time.sleep(options.every)
 
 
 def configured(service: Service) -> uvicorn.Config:

@@ -20,7 +20,7 @@ from mlflow.entities import Run
 from flows.services import ask
 from isdh.artifacts import Cell, Workspace
 from isdh.tracking import server
-from tests.loopback import free_port
+from tests.loopback import service_ports
 from tests.workspaces import SMALL, copy_project, environment, run, write_params
 
 EPOCHS = 40
@@ -215,7 +215,7 @@ def scheduled(
         each["schedules"] = []
     kept[0]["schedules"] = [{"interval": every, "slug": kept[0]["name"]}]
     path.write_text(yaml.safe_dump({**content, "deployments": kept}))
-    ports = {"ISDH_PREFECT_PORT": str(free_port()), "ISDH_MLFLOW_PORT": str(free_port())}
+    ports = service_ports()
     project = Scheduled(folder, ports)
     project.params(**params)
     up = project.operate("up")

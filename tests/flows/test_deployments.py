@@ -23,7 +23,7 @@ from flows import deployment, schedules, workplace
 from flows.services import ask, tied
 from isdh.errors import InputError
 from tests.flows.scheduled import until
-from tests.loopback import free_port
+from tests.loopback import free_port, service_ports
 from tests.workspaces import ROOT, copy_project, environment, run
 
 PACKAGES = Path(site.getsitepackages()[0])
@@ -195,7 +195,7 @@ def test_a_stage_does_not_wait_for_an_api_that_is_slow(tmp_path):
 def test_make_up_refuses_a_wrong_schedule_and_starts_nothing(tmp_path):
     folder = copy_project(tmp_path)
     plan(folder, "nightly", schedules=[{"cron": "0 25 * * *"}])
-    ports = {"ISDH_PREFECT_PORT": str(free_port()), "ISDH_MLFLOW_PORT": str(free_port())}
+    ports = service_ports()
     done = run(folder, sys.executable, "-m", "flows.operations", "up", **ports)
     assert done.returncode == 2
     assert done.stderr.startswith("error: prefect.yaml: deployment 'nightly': cron='0 25 * * *': ")

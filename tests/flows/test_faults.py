@@ -426,6 +426,43 @@ def test_a_training_whose_parent_is_killed_ends_though_nobody_reads_what_it_says
     assert status(long) == "KILLED"
 
 
+SLEEPS = """
+import asyncio, os
+from prefect import flow
+from flows import stage
+
+@flow(name="sleeps", flow_run_name="sleeps")
+async def sleeps():
+    await asyncio.sleep(600)
+
+stage.end_with_parent(os.getppid())
+asyncio.run(stage.run(sleeps, {}))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_is_killed_ends_and_says_that_it_crashed(made, prefect):
+    """Its log was the worker's to read: nobody does any more."""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", PARENT, sys.executable, "-c", SLEEPS],
+        cwd=made,
+        env=environment(PREFECT_API_URL=prefect),
+        stdout=subprocess.PIPE,
+    )
+    run_of_it = int(worker.stdout.readline())
+    named = {"flow_runs": {"name": {"any_": ["sleeps"]}}}
+
+    def state() -> str | None:
+        found = ask(f"{prefect}/flow_runs/filter", named)
+        return found[0]["state"]["name"] if found else None
+
+    until(lambda: state() == "Running")
+    worker.kill()
+    worker.communicate()
+    until(lambda: not alive(run_of_it), 15)
+    assert state() == "Crashed"
+
+
 @pytest.mark.slow
 def test_a_training_that_was_killed_is_called_so_by_the_next_publish_and_no_other(
     long, monkeypatch

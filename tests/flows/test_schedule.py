@@ -18,7 +18,7 @@ import yaml
 
 from flows.deployment import CRASH_RULE, NAME
 from flows.services import ask, port_is_free
-from tests.loopback import free_port
+from tests.loopback import service_ports
 from tests.workspaces import copy_project, environment, run
 
 pytestmark = [
@@ -57,7 +57,7 @@ class Services:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     folder = copy_project(tmp_path_factory.mktemp("up"))
     shorten_schedule(folder / "prefect.yaml")
-    ports = {"ISDH_PREFECT_PORT": str(free_port()), "ISDH_MLFLOW_PORT": str(free_port())}
+    ports = service_ports()
     quick = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
     command = [sys.executable, "-m", "flows.operations"]
     up = run(folder, *command, "up", **ports, **quick)

@@ -20,7 +20,7 @@ import pytest
 
 from flows import deployment, services
 from isdh.errors import InputError
-from tests.loopback import free_port
+from tests.loopback import free_port, service_ports
 from tests.workspaces import ROOT, copy_project, environment, run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
@@ -330,7 +330,7 @@ def project(tmp_path_factory) -> Path:
 )
 def test_up_names_a_port_that_is_taken_and_starts_nothing(project, variable, answer, who):
     with program_answering(answer) as port:
-        ports = {"ISDH_PREFECT_PORT": str(free_port()), "ISDH_MLFLOW_PORT": str(free_port())}
+        ports = service_ports()
         ports[variable] = str(port)
         done = run(project, sys.executable, "-m", "flows.operations", "up", **ports)
     assert done.returncode == 2
@@ -364,7 +364,7 @@ def test_a_folder_too_deep_for_a_socket_is_refused(tmp_path):
     for name in ("flows", "isdh", "prefect.yaml"):
         (deep / name).symlink_to(ROOT / name)
     (deep / "dvc.yaml").touch()
-    ports = {"ISDH_PREFECT_PORT": str(free_port()), "ISDH_MLFLOW_PORT": str(free_port())}
+    ports = service_ports()
     done = run(deep, sys.executable, "-m", "flows.operations", "up", **ports)
     assert done.returncode == 2
     assert "too long a path for a Unix socket" in done.stderr

@@ -25,7 +25,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import notices, watch
 from flows.services import ask
 from isdh.errors import InputError
-from tests.loopback import free_port
+from tests.loopback import free_port, service_ports
 from tests.pictures import saved, scene
 from tests.workspaces import SMALL, run, write_params
 
@@ -128,7 +128,7 @@ def story(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stor
     datasets = {"digits": "raw/digits", "holiday": "raw/holiday"}
     write_params(folder, datasets=datasets, dataset=sections)
     hasten(folder / "prefect.yaml")
-    ports = {"ISDH_PREFECT_PORT": str(free_port()), "ISDH_MLFLOW_PORT": str(free_port())}
+    ports = service_ports()
     found = Story(folder, ports)
     found.pictures(0, 60)
     for command in (
