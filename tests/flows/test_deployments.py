@@ -226,8 +226,7 @@ class Deployed:
         try:
             yield
         finally:
-            process.terminate()
-            process.wait(30)
+            end(process)
 
     def outcome(self, name: str, *parameters: str) -> dict[str, Any]:
         """The run of a deployment, when it has ended."""
@@ -265,13 +264,21 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
                     command, cwd=folder, env=environment(**whole), stdout=output, stderr=output
                 )
         assert started["deploy"].wait(120) == 0, log(folder, "deploy")
-        started["worker"].terminate()
-        started["worker"].wait(30)
+        end(started["worker"])
         yield Deployed(folder, url["PREFECT_API_URL"], {n: log(folder, n) for n in commands})
     finally:
         for process in started.values():
-            process.terminate()
-            process.wait(30)
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """As supervisord does: a worker of Prefect that is just starting may not hear of it."""
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def log(folder: Path, name: str) -> str:
