@@ -21,13 +21,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks.record import ROOT, record
+from benchmarks.record import record
 from flows.deployment import CRASH_RULE
 from isdh.artifacts import Cell, read_json
 from tests.flows.scheduled import LONG, Scheduled, replace, results_of, runs_of, scheduled, until
@@ -90,17 +90,11 @@ def main() -> None:
             print(fault, json.dumps(found[fault]), flush=True)
     if not options.keep:
         shutil.rmtree(folder)
-    today = f"{datetime.now(UTC):%Y-%m-%d}-faults.json"
-    before = ROOT / "benchmarks" / "results" / today
-    seconds = round(time.monotonic() - start)
-    if before.exists():  # faults that were not named this time stay as they were measured
-        earlier = json.loads(before.read_text())
-        found = {**earlier["faults"], **found}
-        seconds = max(seconds, earlier["seconds"])
+    some = [] if names == list(FAULTS) else [name.replace(" ", "-") for name in names]
     path = record(
-        "faults",
+        "-".join(["faults", *some]),
         packages=("prefect", "dvc", "mlflow"),
-        seconds=seconds,
+        seconds=round(time.monotonic() - start),
         heartbeat_s=30,
         silent_run_crashed_within_s=CRASH_RULE["trigger"]["within"],
         faults=found,
