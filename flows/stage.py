@@ -58,6 +58,7 @@ HOURS = "ISDH_HOURS"  # in the environment: how long stages may take, e.g. "trai
 OF_PIPELINE = "ISDH_PIPELINE"  # in the environment of a pipeline's stages: which pipeline
 WORK = "work of a stage"  # the name of its thread
 SECONDS_TO_END = 7.0  # from a signal to the end by force: MLflow is told meanwhile
+SECONDS_OF_LAST_STEP = 0.5  # for work in a thread to end, before the process ends without it
 LOG_SECONDS = 10.0  # between lines of how far the work is, in the log of a run
 
 
@@ -104,7 +105,10 @@ def _end_beside_work(fault: BaseException) -> None:
 
     Ending in good order, Python would wait for ever for a lock that the thread has, tqdm's.
     """
-    if not any(thread.name == WORK for thread in threading.enumerate()):
+    works = [thread for thread in threading.enumerate() if thread.name == WORK]
+    for thread in works:
+        thread.join(SECONDS_OF_LAST_STEP)  # one whose fault this is has only to end
+    if not any(thread.is_alive() for thread in works):
         return
     if not isinstance(fault, SystemExit):
         traceback.print_exception(fault)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 from http.cookies import CookieError, SimpleCookie
 from time import perf_counter
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from isdh.serve.meters import Meters
 from isdh.serve.options import Options
 
+log = logging.getLogger("isdh.serve")
 COOKIE = "isdh_session"
 PROBES = ("/health", "/ready")  # asked by machines, by whatever name
 PUBLIC = (*PROBES, "/", "/favicon.ico")  # without a token; so is what lies below /static/
@@ -59,12 +61,12 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        started, status = perf_counter(), 500
+        started, status, is_answered = perf_counter(), 500, False
 
         async def with_head(message: Any) -> None:
-            nonlocal status
+            nonlocal status, is_answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, is_answered = message["status"], True
                 message["headers"] = _headed(message["headers"], self._origin_allowed(scope))
             await send(message)
 
@@ -74,6 +76,11 @@ class Guard:
                 await _say(with_head, *refusal)
             else:
                 await self.app(scope, receive, with_head)
+        except Exception:
+            if not is_answered:
+                raise
+            # raised on by Starlette when it has answered; the server would cut the connection
+            log.exception("%s %s", scope["method"], scope["path"])
         finally:
             self.under_way -= 1
             route = getattr(scope.get("route"), "path", "other")
