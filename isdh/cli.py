@@ -32,6 +32,16 @@ data = typer.Typer(name="data", help="Look at raw pictures and labels.", no_args
 app.add_typer(data)
 
 
+# options that several commands have
+Dataset = Annotated[str | None, typer.Option(help="One of params.yaml; by default the first.")]
+Bits = Annotated[int | None, typer.Option(help="The code length; by default the longest.")]
+Version = Annotated[int | None, typer.Option(help="A registered version; by default the champion.")]
+ModelFolder = Annotated[
+    Path | None,
+    typer.Option(file_okay=False, help="A folder, e.g. models/digits/isdh-48-0, instead."),
+]
+
+
 def main() -> None:
     """Run a command. Bad input is told without a traceback; the exit code is 2."""
     try:
@@ -281,19 +291,10 @@ def search(
     pictures: Annotated[
         list[Path], typer.Argument(metavar="PICTURE...", exists=True, dir_okay=False)
     ],
-    dataset: Annotated[
-        str | None, typer.Option(help="One of params.yaml; by default the first.")
-    ] = None,
-    bits: Annotated[
-        int | None, typer.Option(help="The code length; by default the longest.")
-    ] = None,
-    version: Annotated[
-        int | None, typer.Option(help="A registered version; by default the champion.")
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, help="A folder, e.g. models/digits/isdh-48-0, instead."),
-    ] = None,
+    dataset: Dataset = None,
+    bits: Bits = None,
+    version: Version = None,
+    model: ModelFolder = None,
     k: Annotated[
         int | None, typer.Option("-k", help="How many; by default 10, or all within --radius.")
     ] = None,
@@ -341,19 +342,10 @@ def _bytes_of(path: Path) -> bytes:
 def export(
     engine: Annotated[str, typer.Argument(help="faiss, milvus, vespa, qdrant or postgres.")],
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to; created.")],
-    dataset: Annotated[
-        str | None, typer.Option(help="One of params.yaml; by default the first.")
-    ] = None,
-    bits: Annotated[
-        int | None, typer.Option(help="The code length; by default the longest.")
-    ] = None,
-    version: Annotated[
-        int | None, typer.Option(help="A registered version; by default the champion.")
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, help="A folder, e.g. models/digits/isdh-48-0, instead."),
-    ] = None,
+    dataset: Dataset = None,
+    bits: Bits = None,
+    version: Version = None,
+    model: ModelFolder = None,
 ) -> None:
     """Write codes, ids, labels and paths for another search engine.
 
@@ -371,12 +363,8 @@ def export(
 
 @app.command()
 def serve(
-    dataset: Annotated[
-        str | None, typer.Option(help="One of params.yaml; by default the first.")
-    ] = None,
-    bits: Annotated[
-        int | None, typer.Option(help="The code length; by default the longest.")
-    ] = None,
+    dataset: Dataset = None,
+    bits: Bits = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     allow_host: Annotated[
@@ -429,12 +417,8 @@ def serve(
 @app.command()
 def encode(
     folder: Annotated[Path, typer.Argument(help="Of pictures, also those of folders in it.")],
-    dataset: Annotated[
-        str | None, typer.Option(help="One of params.yaml; by default the first.")
-    ] = None,
-    bits: Annotated[
-        int | None, typer.Option(help="The code length; by default the longest.")
-    ] = None,
+    dataset: Dataset = None,
+    bits: Bits = None,
 ) -> None:
     """Add pictures to the collection that is served.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,11 @@ def run(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess
         check=False,
         timeout=590,
     )
+
+
+def within(seconds: float, find: Callable[[], Any]) -> Any:
+    """What is found at last, looking again and again for so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := find()) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    return found

@@ -11,8 +11,7 @@ import http.client
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from tests.flows.test_forkserver import outputs
 from tests.loopback import free_port
 from tests.test_compose import SECRETS, composed
 from tests.tracking.servers import FAR, binaries, postgres
-from tests.workspaces import copy_project, environment, run
+from tests.workspaces import copy_project, environment, run, within
 
 pytestmark = [
     pytest.mark.slow,
@@ -135,13 +134,6 @@ class Stack:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def within(seconds: float, find: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := find()) and time.monotonic() < deadline:
-        time.sleep(0.3)
-    return found
 
 
 @contextmanager

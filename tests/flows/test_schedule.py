@@ -7,8 +7,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import yaml
 from flows.deployment import CRASH_RULE, NAME
 from flows.services import ask, port_is_free
 from tests.loopback import service_ports
-from tests.workspaces import copy_project, environment, run
+from tests.workspaces import copy_project, environment, run, within
 
 pytestmark = [
     pytest.mark.slow,
@@ -74,13 +73,6 @@ def shorten_schedule(path: Path) -> None:
     deployment["schedules"] = [{"interval": EVERY, "slug": "nightly"}]
     content["deployments"] = [deployment]
     path.write_text(yaml.safe_dump(content))
-
-
-def within(seconds: float, find: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := find()) and time.monotonic() < deadline:
-        time.sleep(0.3)
-    return found
 
 
 def processes_in(folder: Path) -> dict[int, str]:

@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,7 +27,7 @@ from flows.services import ask
 from isdh.errors import InputError
 from tests.loopback import free_port, service_ports
 from tests.pictures import saved, scene
-from tests.workspaces import SMALL, run, write_params
+from tests.workspaces import SMALL, run, within, write_params
 
 pytestmark = [
     pytest.mark.slow,
@@ -191,13 +191,6 @@ def listening(told: list[str]) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def within(seconds: float, find: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := find()) and time.monotonic() < deadline:
-        time.sleep(0.3)
-    return found
 
 
 def contents(folder: Path) -> dict[str, str]:
