@@ -7,12 +7,19 @@ says already stays.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import sys
 from pathlib import Path
 
 PARENT = os.getppid()  # read first: imports take seconds, in which it may die
+
+# Imports leave half a million objects, none of them garbage: looking for some at every 700th takes
+# a third of a start-up, and once more at the end most of a second.
+gc.set_threshold(10_000)
+atexit.register(gc.freeze)
 
 
 def _root() -> Path:

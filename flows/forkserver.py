@@ -25,9 +25,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import connection, get_context
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -90,12 +91,16 @@ class Server:
         read_ahead()
         logging.getLogger("dvc").propagate = False  # Prefect's handler would say it again
         self.repo = Repo(_wait_for_lock=True)
-        self.stages = {found.addressing: found for found in self.repo.index.stages}
         self.making: list[Making] = []
         self.entries: Entries = {}
         self.writer: ForkProcess | None = None
         self.write_started = 0.0
         self.write_next = 0.0
+
+    @cached_property
+    def stages(self) -> dict[str, PipelineStage]:
+        """Address -> stage, as dvc.yaml and dvc.lock have it when the first cell is wanted."""
+        return {found.addressing: found for found in self.repo.index.stages}
 
     def serve(self) -> None:
         """Take orders until standard input ends and all is made and written."""
@@ -119,7 +124,9 @@ class Server:
     def start(self, cell: str, log: str, environment: Mapping[str, str] = NOTHING) -> None:
         """Fork a cell."""
         answer, theirs = FORK.Pipe(duplex=False)
-        arguments = (Cell.parse(cell), Path(log), environment, theirs)
+        made = Cell.parse(cell)
+        stages = [self.stages[made.address(name)] for name in CELL_STAGES]
+        arguments = (stages, Path(log), environment, theirs)
         process = FORK.Process(target=self.make, args=arguments)
         process.start()
         theirs.close()
@@ -140,14 +147,18 @@ class Server:
         self.answers.flush()
 
     def make(
-        self, cell: Cell, log: Path, environment: Mapping[str, str], answer: connection.Connection
+        self,
+        stages: Sequence[PipelineStage],
+        log: Path,
+        environment: Mapping[str, str],
+        answer: connection.Connection,
     ) -> None:
         """In a fork: make the stages of a cell that are stale, in their order."""
         child(log)
         os.environ.update(environment)  # a GPU's name too: nothing here has asked CUDA for one yet
         dvc.stage.run.cmd_run = self.run
         code, entries = 0, {}
-        for found in [self.stages[cell.address(name)] for name in CELL_STAGES]:
+        for found in stages:
             try:
                 if self.reproduce(found) is not None:
                     entries.update(json.loads(json.dumps(to_lockfile(found))))

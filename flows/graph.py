@@ -146,9 +146,9 @@ Make = Callable[..., Awaitable[Entries]]  # of a cell, and of more environment f
 async def making_cells(workspace: Workspace, **environment: str) -> AsyncIterator[Make]:
     """Ways to make a cell whose inputs are up to date, some at a time.
 
-    On Linux by forks of one process that has everything imported (flows/forkserver.py); elsewhere
-    by `dvc repro`, each stage by itself, since a fork is not to be trusted there. Results are the
-    same.
+    On Linux by forks of one process that imports everything (flows/forkserver.py) while the inputs
+    may still be made; elsewhere by `dvc repro`, each stage by itself, since a fork is not to be
+    trusted there. Results are the same.
 
     Args:
         workspace: where logs go.
@@ -197,6 +197,7 @@ class ForkServer:
         self.environment = {**os.environ, **environment}
         self.log = workspace.state("logs", "forkserver.log")
         self.waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self.is_wanted = False
 
     async def __aenter__(self) -> ForkServer:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +215,7 @@ class ForkServer:
 
     async def __aexit__(self, kind: type[BaseException] | None, *fault: object) -> None:
         assert self.process.stdin
-        if kind is None:
+        if kind is None and self.is_wanted:
             self.process.stdin.close()
         elif self.process.returncode is None:
             self.process.terminate()
@@ -232,6 +233,7 @@ class ForkServer:
             InputError: a stage refused its input.
             StageError: it failed otherwise.
         """
+        self.is_wanted = True
         log = _log(self.workspace, cell)
         answer = asyncio.get_running_loop().create_future()
         self.waiting[str(cell)] = answer

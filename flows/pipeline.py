@@ -38,7 +38,28 @@ async def pipeline(workers: int = 0, *, commit: bool = False) -> State[None]:
     check_methods(settings)
     async with turns.workspace():
         settings = params.load()  # what was merged while this run waited counts
-        before, sources = Account(WORKSPACE, settings), keeping.Sources(WORKSPACE, settings)
+        before = Account(WORKSPACE, settings)
+        await make(before, workers)
+        reports = asyncio.ensure_future(rest())
+        try:
+            decisions = await publish(settings)
+        finally:
+            await reports
+        await show_results(before)
+        if commit:
+            await keep(settings, before, decisions)
+    return Completed(message=account.outcome(before.made(), decisions))
+
+
+async def make(before: Account, workers: int) -> None:
+    """Make what is stale of datasets, inputs and cells, and tell what that is.
+
+    Args:
+        before: what stands.
+        workers: cells side by side, as of the pipeline.
+    """
+    settings, sources = before.settings, keeping.Sources(WORKSPACE, before.settings)
+    async with graph.making_cells(WORKSPACE, **{tracked.LATER: "1"}) as make_cell:
         sources.begin()
         try:
             await upstream(settings)
@@ -47,13 +68,8 @@ async def pipeline(workers: int = 0, *, commit: bool = False) -> State[None]:
         await tracked.prepare(settings)
         stale = graph.changes()
         await show_stale(before, stale)
-        await side_by_side(settings, graph.stale_cells(before.cells, list(stale)), workers)
-        await rest()
-        decisions = await publish(settings)
-        await show_results(before)
-        if commit:
-            await keep(settings, before, decisions)
-    return Completed(message=account.outcome(before.made(), decisions))
+        cells = graph.stale_cells(before.cells, list(stale))
+        await side_by_side(settings, cells, make_cell, workers)
 
 
 def places(workers: int) -> gpus.Pool:
@@ -81,7 +97,7 @@ async def upstream(settings: Params) -> None:
     await graph.repro(*(f"preprocess@{name}" for name in settings.datasets))
 
 
-async def side_by_side(settings: Params, cells: list[Cell], workers: int) -> None:
+async def side_by_side(settings: Params, cells: list[Cell], make: graph.Make, workers: int) -> None:
     """Make cells, some at a time; one that fails does not keep the others from being made.
 
     Raises:
@@ -92,15 +108,13 @@ async def side_by_side(settings: Params, cells: list[Cell], workers: int) -> Non
     progress = stage.Progress(len(cells), unit="cells")
     pool = places(workers)
 
-    async with graph.making_cells(WORKSPACE, **{tracked.LATER: "1"}) as make:
+    async def place(cell: Cell) -> None:
+        async with pool.place() as environment:
+            await one_cell(settings, cell, partial(make, **environment))
+            progress.advance(last=str(cell))
+            await progress.tell()
 
-        async def place(cell: Cell) -> None:
-            async with pool.place() as environment:
-                await one_cell(settings, cell, partial(make, **environment))
-                progress.advance(last=str(cell))
-                await progress.tell()
-
-        outcomes = await asyncio.gather(*map(place, cells), return_exceptions=True)
+    outcomes = await asyncio.gather(*map(place, cells), return_exceptions=True)
     faults = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     if faults and all(isinstance(fault, InputError) for fault in faults):
         raise InputError("\n".join(map(str, faults)))
@@ -138,11 +152,10 @@ async def publish(settings: Params) -> list[Decision]:
     """
     from isdh import tracking
 
-    told = tracking.publish_all(WORKSPACE, settings)
+    told = await asyncio.to_thread(tracking.publish_all, WORKSPACE, settings)
     stage.say(f"MLflow: {told.written} runs written, {told.unchanged} unchanged")
-    decisions = tracking.promote(
-        WORKSPACE, settings, tell=lambda one: stage.say(f"{one.model}: {one.reason}")
-    )
+    tell = lambda one: stage.say(f"{one.model}: {one.reason}")
+    decisions = await asyncio.to_thread(tracking.promote, WORKSPACE, settings, tell=tell)
     published.mark(WORKSPACE, settings)
     await stage.show_table(
         [

@@ -21,8 +21,9 @@ import yaml
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import graph, pipeline, stage, tracked, turns
+from flows import pipeline, stage, tracked, turns
 from flows.__main__ import require_pictures
+from flows.account import Account
 from flows.stage import WORKSPACE
 from isdh import params
 from isdh.artifacts import copy_code, current_scores
@@ -84,7 +85,8 @@ async def sweep(
         async with turns.workspace():
             prepare(project, content, settings)
             os.nice(NICE)
-            await make(settings, workers)
+            await pipeline.make(Account(WORKSPACE, settings), workers)
+            await pipeline.rest()
             await show(settings)
             await publish(settings)
 
@@ -162,15 +164,6 @@ def _share_cache(project: Path) -> None:
     with Config(".dvc").edit("local") as settings:
         settings.setdefault("cache", {})["dir"] = Repo(project).cache.local_cache_dir
         settings.setdefault("core", {})["no_scm"] = True  # git ignores this folder, DVC minds that
-
-
-async def make(settings: Params, workers: int) -> None:
-    """What the scheduled job makes, in the same way."""
-    await pipeline.upstream(settings)
-    await tracked.prepare(settings)
-    cells = [cell for name in settings.datasets for cell in settings.cells(name)]
-    await pipeline.side_by_side(settings, graph.stale_cells(cells, graph.stale()), workers)
-    await pipeline.rest()
 
 
 async def show(settings: Params) -> None:
