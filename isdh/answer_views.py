@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isdh.answers import Answer
-from isdh.search import Collection
+from isdh.search import Pair
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def tables(found: Collection, answers: Sequence[Answer]) -> Iterator[Table]:
+def tables(pair: Pair, answers: Sequence[Answer]) -> Iterator[Table]:
     """One for each picture that was asked for."""
     from rich.table import Table
     from rich.text import Text
 
     for answer in answers:
         within = f", {answer.within:,} within the radius" if answer.within is not None else ""
-        caption = f"{found.source}; {len(found):,} pictures{within}"
+        caption = f"{pair.source}; {len(pair.collection):,} pictures{within}"
         table = Table(title=Text(answer.name), caption=Text(caption))
         table.add_column("rank", justify="right")
         table.add_column("distance", justify="right")
@@ -32,12 +33,12 @@ def tables(found: Collection, answers: Sequence[Answer]) -> Iterator[Table]:
 
 
 def page(
-    found: Collection, answers: Sequence[Answer], pictures: Sequence[bytes], *, reranked: bool
+    pair: Pair, answers: Sequence[Answer], pictures: Sequence[bytes], *, reranked: bool
 ) -> str:
     """The page.
 
     Args:
-        found: the collection.
+        pair: the model and the collection.
         answers: one for each picture that was asked for.
         pictures: the bytes of their files.
         reranked: the answers are ordered by agreement.
@@ -53,7 +54,7 @@ def page(
         neighbours = []
         for match in answer.matches:
             labels = tuple((label, False) for label in match.labels)
-            picture = Picture(*embedded(found.raw, match.path), labels, more=0)
+            picture = Picture(*embedded(Path(), match.path), labels, more=0)
             neighbours.append((match, picture))
         shown.append((answer, data_url(data, name=answer.name), neighbours))
-    return render("search.html", {"found": found, "shown": shown, "reranked": reranked})
+    return render("search.html", {"pair": pair, "shown": shown, "reranked": reranked})

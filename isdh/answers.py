@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isdh.artifacts import Workspace
 from isdh.codes import hamming_distances
+from isdh.collection import Collection
 from isdh.errors import InputError
 from isdh.index import require_count
-from isdh.search import Collection, encoder
+from isdh.search import Pair
 
 RESULTS = 10  # of a picture, unless told
 SHORTLIST = 10  # times as many are looked at where they are ordered anew
@@ -26,15 +26,13 @@ class Match:
     Attributes:
         rank: from 1; of items at one distance the collection's first comes first.
         distance: Hamming.
-        item: its place in the collection.
         image: its id.
-        path: below the collection's `raw`.
+        path: of its file.
         labels: its own.
     """
 
     rank: int
     distance: int
-    item: int = field(repr=False)
     image: str
     path: str
     labels: tuple[str, ...]
@@ -77,8 +75,7 @@ class Answer:
 
 
 def ask(
-    workspace: Workspace,
-    found: Collection,
+    pair: Pair,
     pictures: Sequence[tuple[str, bytes]],
     *,
     k: int | None = None,
@@ -88,21 +85,19 @@ def ask(
     """The most similar items of each picture.
 
     Args:
-        workspace: whose registry.
-        found: the collection.
+        pair: the model and the collection.
         pictures: names and files' bytes.
         k: as in `search`.
         radius: as in `search`.
         rerank: by the network's outputs.
 
     Raises:
-        InputError: one is no image, which is named, or as in `search` and `encoder`.
+        InputError: one is no image, which is named, or as in `search`.
     """
-    names = [name for name, _ in pictures]
-    model = encoder(workspace, found.source)
+    names, model = [name for name, _ in pictures], pair.encoder
     pixels = np.stack([model.pixels(data, name=name) for name, data in pictures])
     outputs = model.outputs(pixels) if rerank else None
-    return search(found, names, model.codes(pixels), k=k, radius=radius, outputs=outputs)
+    return search(pair.collection, names, model.codes(pixels), k=k, radius=radius, outputs=outputs)
 
 
 def search(
@@ -140,7 +135,7 @@ def search(
         items = items[:, :k]
         distances = np.stack(
             [
-                hamming_distances(code[None], found.codes[row], bits=found.bits)[0]
+                hamming_distances(code[None], found.codes[found.searched[row]], bits=found.bits)[0]
                 for code, row in zip(codes, items, strict=True)
             ]
         )
@@ -173,16 +168,16 @@ def _matches(
 ) -> Iterator[Match]:
     ranked = enumerate(zip(distances.tolist(), items.tolist(), strict=True), start=1)
     for rank, (distance, item) in ranked:
-        labels = tuple(found.labels_of(item))
-        yield Match(rank, distance, item, found.images[item], found.paths[item], labels)
+        row = int(found.searched[item])
+        labels = tuple(found.labels_of(row))
+        yield Match(rank, distance, found.images[row], str(found.files[row]), labels)
 
 
-def as_dict(found: Collection, answers: Sequence[Answer]) -> dict[str, Any]:
+def as_dict(pair: Pair, answers: Sequence[Answer]) -> dict[str, Any]:
     """For JSON."""
     return {
-        "model": found.source.as_dict(),
-        "dataset": found.source.cell.dataset,
-        "raw": str(found.raw),
-        "pictures": len(found),
+        "model": pair.source.as_dict(),
+        "dataset": pair.source.cell.dataset,
+        "pictures": len(pair.collection),
         "answers": [answer.as_dict() for answer in answers],
     }

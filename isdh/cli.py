@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from isdh.artifacts import Workspace
     from isdh.params import Params
+    from isdh.search import Pair, Source
     from isdh.tracking import Decision
 
 app = typer.Typer(
@@ -319,16 +320,24 @@ def search(
     workspace, params = _here()
     files = [(str(path), _bytes_of(path)) for path in pictures]
     source = searching.choose(workspace, params, dataset, bits, version=version, folder=model)
-    found = searching.collection(workspace, params, source)
-    if k is not None and radius is None and k > len(found):
-        typer.echo(f"-k {k}: the collection has {len(found)} pictures; all are shown", err=True)
-    asked = answers.ask(workspace, found, files, k=k, radius=radius, rerank=rerank)
+    pair = _loaded(workspace, params, source)
+    if k is not None and radius is None and k > (most := len(pair.collection)):
+        typer.echo(f"-k {k}: the collection has {most} pictures; all are shown", err=True)
+    asked = answers.ask(pair, files, k=k, radius=radius, rerank=rerank)
     if html:
-        _write(html, answer_views.page(found, asked, [data for _, data in files], reranked=rerank))
+        _write(html, answer_views.page(pair, asked, [data for _, data in files], reranked=rerank))
     if as_json:
-        typer.echo(json.dumps(answers.as_dict(found, asked), indent=2))
+        typer.echo(json.dumps(answers.as_dict(pair, asked), indent=2))
     else:
-        _print(answer_views.tables(found, asked))
+        _print(answer_views.tables(pair, asked))
+
+
+def _loaded(workspace: Workspace, params: Params, source: Source) -> Pair:
+    """A model and the collection that it answers from."""
+    from isdh import search as searching
+
+    with _bar("codes") as progress:
+        return searching.load(workspace, params, source, on_progress=progress)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -356,8 +365,7 @@ def export(
 
     workspace, params = _here()
     source = searching.choose(workspace, params, dataset, bits, version=version, folder=model)
-    found = searching.collection(workspace, params, source)
-    for path in write(found, engine, folder):
+    for path in write(_loaded(workspace, params, source), engine, folder):
         typer.echo(path)
 
 
@@ -425,17 +433,16 @@ def encode(
     They are copied and encoded by the champion, without training. A service that runs shows them
     within seconds. The command may be repeated: pictures that are there are passed over.
     """
-    from isdh import tracking
-    from isdh.serve import pair
+    from isdh import search as searching
 
     workspace, params = _here()
-    version = tracking.version_in_use(workspace, *_collection(params, dataset, bits))
-    loaded = pair.load(workspace, params, version)
+    source = searching.choose(workspace, params, dataset, bits)
+    pair = _loaded(workspace, params, source)
     with _bar(str(folder)) as progress:
-        new, there = pair.add_folder(workspace, loaded, folder, progress)
+        new, there = searching.add_folder(workspace, pair, folder, progress)
     typer.echo(
-        f"{len(new)} pictures added to {version.cell.dataset}, encoded by {version.model} version "
-        f"{version.number}; {there} were there"
+        f"{len(new)} pictures added to {source.cell.dataset}, encoded by {source}; "
+        f"{there} were there"
     )
 
 

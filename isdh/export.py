@@ -15,22 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isdh.artifacts import replacing, sha256, write_json
 from isdh.codes import unpack
 from isdh.errors import InputError, unknown
-from isdh.search import Collection
+from isdh.search import Pair
 
 BYTES = "bit j is bit j % 8 of byte j // 8, counted from the lowest; pad bits are 0"
 STRING = "bit 0 is the leftmost"
 ROWS = 10_000  # unpacked at once
 
 
-def export(found: Collection, engine: str, folder: Path) -> list[Path]:
+def export(pair: Pair, engine: str, folder: Path) -> list[Path]:
     """Write a collection for an engine, and export.json, which says what the files hold.
 
     Args:
-        found: the collection.
+        pair: the model and the collection.
         engine: one of ENGINES.
         folder: where to; created. Files of the same names are replaced.
 
@@ -44,15 +45,15 @@ def export(found: Collection, engine: str, folder: Path) -> list[Path]:
         raise unknown("engine", engine, ENGINES)
     write, order, distance = ENGINES[engine]
     try:
-        files = list(write(found, folder))
+        files = list(write(pair, folder))
         card = {
             "engine": engine,
-            "rows": len(found),
-            "bits": found.bits,
+            "rows": len(pair.collection),
+            "bits": pair.collection.bits,
             "bit_order": order,
             "distance": distance,
-            "model": found.source.as_dict(),
-            "label_names": list(found.label_names),
+            "model": pair.source.as_dict(),
+            "label_names": list(pair.collection.label_names),
             "sha256": {file.name: sha256(file) for file in files},
         }
         write_json(folder / "export.json", card)
@@ -61,7 +62,7 @@ def export(found: Collection, engine: str, folder: Path) -> list[Path]:
     return [*files, folder / "export.json"]
 
 
-def to_faiss(found: Collection, folder: Path) -> Iterator[Path]:
+def to_faiss(pair: Pair, folder: Path) -> Iterator[Path]:
     """A binary index for `faiss.read_index_binary`, whose position i is line i of items.jsonl.
 
     Its codes take whole bytes, as FAISS wants: queries have to be filled up with zeros likewise, as
@@ -69,16 +70,17 @@ def to_faiss(found: Collection, folder: Path) -> Iterator[Path]:
     """
     import faiss
 
-    index = faiss.IndexBinaryFlat(8 * found.codes.shape[1])
-    index.add(np.ascontiguousarray(found.codes))
+    codes = _codes(pair)
+    index = faiss.IndexBinaryFlat(8 * codes.shape[1])
+    index.add(codes)
     path = folder / "codes.faiss"
     with replacing(path) as stream:
         stream.write(faiss.serialize_index_binary(index).tobytes())
     yield path
-    yield _lines(folder / "items.jsonl", _items(found))
+    yield _lines(folder / "items.jsonl", _items(pair))
 
 
-def to_milvus(found: Collection, folder: Path) -> Iterator[Path]:
+def to_milvus(pair: Pair, folder: Path) -> Iterator[Path]:
     """One JSON file of rows for Milvus's bulk import.
 
     A collection for them has the primary key `item` (INT64), `code` (BINARY_VECTOR, whose dim is
@@ -89,14 +91,14 @@ def to_milvus(found: Collection, folder: Path) -> Iterator[Path]:
     path = folder / "rows.json"
     with replacing(path, "w") as stream:
         separator = '{"rows": [\n'
-        for item, code in zip(_items(found), found.codes, strict=True):
+        for item, code in zip(_items(pair), _codes(pair), strict=True):
             stream.write(separator + _json({**item, "code": code.tolist()}))
             separator = ",\n"
         stream.write("\n]}\n")
     yield path
 
 
-def to_vespa(found: Collection, folder: Path) -> Iterator[Path]:
+def to_vespa(pair: Pair, folder: Path) -> Iterator[Path]:
     """Documents for `vespa feed`, one a line.
 
     The field `code` is a tensor<int8>(x[bytes]) in hexadecimal, with `distance-metric: hamming`;
@@ -104,17 +106,17 @@ def to_vespa(found: Collection, folder: Path) -> Iterator[Path]:
     (https://docs.vespa.ai/en/reference/document-json-format.html,
     https://docs.vespa.ai/en/reference/schema-reference.html#distance-metric).
     """
-    name = found.source.cell.dataset
+    name = pair.source.cell.dataset
 
     def documents() -> Iterator[dict[str, Any]]:
-        for item, code in zip(_items(found), found.codes, strict=True):
+        for item, code in zip(_items(pair), _codes(pair), strict=True):
             fields = {**item, "code": {"values": code.tobytes().hex()}}
             yield {"put": f"id:{name}:picture::{item['item']}", "fields": fields}
 
     yield _lines(folder / "feed.jsonl", documents())
 
 
-def to_qdrant(found: Collection, folder: Path) -> Iterator[Path]:
+def to_qdrant(pair: Pair, folder: Path) -> Iterator[Path]:
     """Points, one a line, to be sent in batches as {"points": [...]}.
 
     Qdrant has no Hamming distance: vectors are the bits themselves, for a collection with
@@ -123,13 +125,13 @@ def to_qdrant(found: Collection, folder: Path) -> Iterator[Path]:
     """
 
     def points() -> Iterator[dict[str, Any]]:
-        for item, bits in zip(_items(found), _bits(found), strict=True):
+        for item, bits in zip(_items(pair), _bits(pair), strict=True):
             yield {"id": item["item"], "vector": bits.tolist(), "payload": item}
 
     yield _lines(folder / "points.jsonl", points())
 
 
-def to_postgres(found: Collection, folder: Path) -> Iterator[Path]:
+def to_postgres(pair: Pair, folder: Path) -> Iterator[Path]:
     """A table with a `bit(n)` column: codes.csv for COPY, and the SQL that loads and asks.
 
     load.sql is plain PostgreSQL from version 14, pgvector.sql its Hamming operator `<~>` and an
@@ -139,13 +141,13 @@ def to_postgres(found: Collection, folder: Path) -> Iterator[Path]:
     path = folder / "codes.csv"
     with replacing(path) as stream:
         writer = csv.writer(codecs.getwriter("utf-8")(stream), lineterminator="\n")
-        for item, bits in zip(_items(found), _bits(found), strict=True):
+        for item, bits in zip(_items(pair), _bits(pair), strict=True):
             labels = _array(item["labels"])
             text = "".join(map(str, bits.tolist()))
             writer.writerow([item["item"], item["image"], item["path"], labels, text])
     yield path
-    table = f"isdh_{found.source.cell.dataset}_{found.bits}bit"
-    names = {"table": table, "bits": found.bits, "code": text}
+    table = f"isdh_{pair.source.cell.dataset}_{pair.collection.bits}bit"
+    names = {"table": table, "bits": pair.collection.bits, "code": text}
     for name, template in (("load.sql", LOAD), ("pgvector.sql", PGVECTOR)):
         with replacing(folder / name, "w") as stream:
             stream.write(template.format(**names))
@@ -176,7 +178,7 @@ SELECT image, code <~> B'{code}' AS distance
 FROM {table} ORDER BY code <~> B'{code}' LIMIT 10;
 """
 
-Write = Callable[[Collection, Path], Iterable[Path]]
+Write = Callable[[Pair, Path], Iterable[Path]]
 ENGINES: dict[str, tuple[Write, str, str]] = {
     "faiss": (to_faiss, BYTES, "Hamming"),
     "milvus": (to_milvus, BYTES, "HAMMING"),
@@ -186,16 +188,24 @@ ENGINES: dict[str, tuple[Write, str, str]] = {
 }
 
 
-def _items(found: Collection) -> Iterator[dict[str, Any]]:
+def _items(pair: Pair) -> Iterator[dict[str, Any]]:
     """What is told of each item beside its code."""
-    for item, (image, path) in enumerate(zip(found.images, found.paths, strict=True)):
-        yield {"item": item, "image": image, "path": path, "labels": found.labels_of(item)}
+    found = pair.collection
+    for item, row in enumerate(found.searched.tolist()):
+        image, path = found.images[row], str(found.files[row])
+        yield {"item": item, "image": image, "path": path, "labels": found.labels_of(row)}
 
 
-def _bits(found: Collection) -> Iterator[np.ndarray]:
+def _codes(pair: Pair) -> NDArray[np.uint8]:
+    """Of the items."""
+    return pair.collection.codes[pair.collection.searched]
+
+
+def _bits(pair: Pair) -> Iterator[NDArray[np.uint8]]:
     """The bits of each code, uint8 0/1 (bits,)."""
-    for start in range(0, len(found), ROWS):
-        yield from unpack(found.codes[start : start + ROWS], found.bits)
+    codes = _codes(pair)
+    for start in range(0, len(codes), ROWS):
+        yield from unpack(codes[start : start + ROWS], pair.collection.bits)
 
 
 def _array(values: Sequence[str]) -> str:

@@ -1,30 +1,31 @@
-"""A dataset, a version or a folder -> which model answers, and which codes it made.
+"""A dataset, a version or a folder -> a model and the collection that it answers from.
 
-Codes are searched only if the model's own weights made them, of the data that is here now.
+A model searches codes that its own weights made, of the data that is here now: those of its cell,
+or, where that has been trained again or data is newer, codes that it makes for this (encoded.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isdh import manifest, tracking
+from isdh import added, encoded, manifest, tracking
 from isdh.artifacts import REMAKE, Cell, Workspace, read_codes, read_json
+from isdh.collection import ADDED, Collection
+from isdh.device import choose_device
+from isdh.encoder import Encoder
 from isdh.errors import InputError, first_five, unknown
-from isdh.index import HammingIndex
-from isdh.tracking.evaluation import is_stale
+from isdh.store import Progress
+from isdh.tracking.evaluation import inputs_are_stale, is_stale
 from isdh.tracking.provenance import read_lock
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from isdh.encoder import Encoder
     from isdh.params import Params
     from isdh.tracking import InUse
 
@@ -65,46 +66,30 @@ class Source:
         }
 
 
+Mark = tuple[object, ...]
+
+
 @dataclass(frozen=True, eq=False)
-class Collection:
-    """The pictures that are searched: item i is row rows[i] of the manifest.
+class Pair:
+    """A model and the collection that it encoded.
 
     Attributes:
-        source: of the codes.
-        raw: the folder below which the paths lie.
-        codes: uint8 (N, ceil(bits / 8)).
-        rows: of the manifest, int64 (N,), ascending.
-        images: ids.
-        paths: below `raw`.
-        label_names: one per column of labels.
-        labels: bool (N, C).
+        source: which model.
+        encoder: image bytes -> codes.
+        collection: what is searched.
+        mark: by which it is seen that another pair would be loaded now.
     """
 
     source: Source
-    raw: Path
-    codes: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-    images: Sequence[str]
-    paths: Sequence[str]
-    label_names: Sequence[str]
-    labels: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.codes)
+    encoder: Encoder
+    collection: Collection
+    mark: Mark
 
     @property
-    def bits(self) -> int:
-        """The length of a code."""
-        return self.source.cell.bits
-
-    @cached_property
-    def index(self) -> HammingIndex:
-        """Of the codes; made when it is first asked for."""
-        return HammingIndex(self.codes, self.bits, padded=True)
-
-    def labels_of(self, item: int) -> list[str]:
-        """The labels of an item."""
-        return [self.label_names[column] for column in np.flatnonzero(self.labels[item]).tolist()]
+    def version(self) -> InUse:
+        """As the model is registered."""
+        assert self.source.version is not None
+        return self.source.version
 
 
 def choose(
@@ -169,73 +154,149 @@ def _in_folder(workspace: Workspace, folder: Path, dataset: str | None, bits: in
     return Source(made[0], digest, folder=folder)
 
 
-def collection(workspace: Workspace, params: Params, source: Source) -> Collection:
-    """The pictures and codes to search, verified.
-
-    Raises:
-        InputError: files are missing or altered, codes were made by other weights than the
-            model's, or of other data than today's.
-    """
-    cell = source.cell
-    frame, codes = verified(workspace, source)
-    rows = manifest.database_rows(frame)
-    searched = frame.iloc[rows]
-    return Collection(
-        source=source,
-        raw=workspace.root / params.root(cell.dataset),
-        codes=np.ascontiguousarray(codes[rows]),
-        rows=rows,
-        images=searched["image"].tolist(),
-        paths=searched["path"].tolist(),
-        label_names=manifest.labels_of(frame),
-        labels=manifest.label_matrix(searched),
+def mark(workspace: Workspace, source: Source) -> Mark:
+    """What differs as soon as another pair would be loaded: the model, and when data changed."""
+    dataset = source.cell.dataset
+    files = (
+        workspace.manifest(dataset),
+        workspace.data(dataset) / "inputs.json",
+        added.listing_of(workspace, dataset),
     )
+    name = source.version.number if source.version else source.folder
+    return (name, source.weights_sha256, *map(_state, files))
 
 
-def verified(workspace: Workspace, source: Source) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
-    """The manifest and the codes of all its rows, uint8 (N, ceil(bits / 8)).
-
-    Raises:
-        InputError: as in `collection`.
-    """
-    cell = source.cell
-    folder = workspace.codes(cell)
-    card = read_json(folder / "codes.json")
-    if card.get("weights_sha256") != source.weights_sha256:
-        raise InputError(
-            f"{folder}: codes of another model, weights sha256 "
-            f"{str(card.get('weights_sha256'))[:12]}…, than {source}, {source.weights_sha256[:12]}…"
-            "; bring the codes of then back (git checkout, dvc checkout), or choose the model that "
-            f"made these: promote it, or --model {workspace.model(cell)}"
-        )
-    if is_stale(read_lock(workspace.root), cell):
-        raise InputError(f"{folder}: codes of other data than today's; run `dvc repro`")
-    frame = manifest.read(workspace.manifest(cell.dataset))
-    codes = read_codes(folder, bits=cell.bits, rows=len(frame))
-    if not len(manifest.database_rows(frame)):
-        raise InputError(f"{workspace.manifest(cell.dataset)}: no row to search in; {REMAKE}")
-    return frame, codes
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-def encoder(workspace: Workspace, source: Source, device: str = "cpu") -> Encoder:
-    """The model: image bytes -> codes.
+def load(
+    workspace: Workspace,
+    params: Params,
+    source: Source,
+    *,
+    on_progress: Progress = lambda done, total: None,
+) -> Pair:
+    """Read a model, the codes of its data and the pictures that were added.
 
     Args:
-        workspace: whose registry, and below whose root a folder's model names its backbone.
-        source: which.
-        device: "cpu" or "cuda".
+        workspace: where they lie.
+        params: the datasets.
+        source: which model.
+        on_progress: called with rows encoded and in all, where codes have to be made.
+
+    Raises:
+        InputError: files are missing or altered.
+    """
+    now = mark(workspace, source)
+    dataset = source.cell.dataset
+    frame = manifest.read(workspace.manifest(dataset))
+    searched = manifest.database_rows(frame)
+    if not len(searched):
+        raise InputError(f"{workspace.manifest(dataset)}: no row to search in; {REMAKE}")
+    raw = workspace.root / params.root(dataset)
+    with _files(workspace, source) as (model, backbone):
+        encoder = Encoder.load(model, backbone, choose_device().type)
+        codes = _cell_codes(workspace, source, rows=len(frame))
+        if codes is None:
+            codes = encoded.codes(workspace, dataset, raw, model, backbone, on_progress=on_progress)
+    names = manifest.labels_of(frame)
+    new = added.read(workspace, dataset)
+    more = added.codes_of(
+        workspace,
+        dataset,
+        new,
+        encoder,
+        bits=source.cell.bits,
+        weights_sha256=source.weights_sha256,
+        on_progress=on_progress,
+    )
+    images = frame["image"].tolist()
+    if both := {each.image for each in new}.intersection(images):
+        raise InputError(
+            f"{added.listing_of(workspace, dataset)}: ids of the manifest: {first_five(both)}; "
+            "they were added before; remove them there"
+        )
+    copies = added.pictures_of(workspace, dataset)
+    found = Collection.of(
+        source.cell.bits,
+        images=[*images, *(each.image for each in new)],
+        files=[*(raw / path for path in frame["path"]), *(copies / each.file for each in new)],
+        splits=[*frame["split"].tolist(), *(ADDED for _ in new)],
+        label_names=names,
+        labels=np.vstack([manifest.label_matrix(frame), np.zeros((len(new), len(names)), bool)]),
+        codes=np.vstack([codes, more]),
+        searched=np.concatenate([searched, len(frame) + np.arange(len(new), dtype=np.int64)]),
+    )
+    return Pair(source, encoder, found, now)
+
+
+def _cell_codes(workspace: Workspace, source: Source, *, rows: int) -> NDArray[np.uint8] | None:
+    """The codes of the source's cell, verified; None: they are of another model or of other data.
+
+    Raises:
+        InputError: files are altered, or inputs are of another manifest.
+    """
+    cell, lock = source.cell, read_lock(workspace.root)
+    folder = workspace.codes(cell)
+    if (folder / "codes.json").exists():
+        card = read_json(folder / "codes.json")
+        if card.get("weights_sha256") == source.weights_sha256 and not is_stale(lock, cell):
+            return read_codes(folder, bits=cell.bits, rows=rows)
+    if inputs_are_stale(lock, cell.dataset):
+        raise InputError(
+            f"{workspace.data(cell.dataset)}: inputs of another manifest than "
+            f"{workspace.manifest(cell.dataset)}; a run is at them, or {REMAKE}"
+        )
+    return None
+
+
+@contextmanager
+def _files(workspace: Workspace, source: Source) -> Iterator[tuple[Path, Path | None]]:
+    """The folder of a model, and its backbone's weights where it has one.
 
     Raises:
         InputError: files are missing or altered, or other weights than the source's.
     """
-    from isdh.encoder import Encoder
-
     if source.version is not None:
         with tracking.files_in_use(workspace, source.version) as files:
-            return Encoder.load(files.model, files.backbone, device)
+            yield files.model, files.backbone
+        return
     assert source.folder is not None
     card = read_json(source.folder / "model.json")
     if card["weights_sha256"] != source.weights_sha256:
         raise InputError(f"{source.folder}: the model changed meanwhile; run the command again")
-    backbone = card["inputs"].get("weights") if card["inputs"]["kind"] == "features" else None
-    return Encoder.load(source.folder, workspace.root / backbone if backbone else None, device)
+    weights = card["inputs"].get("weights") if card["inputs"]["kind"] == "features" else None
+    yield source.folder, workspace.root / weights if weights else None
+
+
+def add_folder(
+    workspace: Workspace,
+    pair: Pair,
+    folder: Path,
+    on_progress: Progress = lambda done, total: None,
+) -> tuple[list[added.Added], int]:
+    """Add a folder's pictures to a pair's collection; a service that runs shows them soon.
+
+    Returns:
+        Those that are new, and how many were there already.
+
+    Raises:
+        InputError: as in `added.add`.
+    """
+    dataset = pair.source.cell.dataset
+    frame = manifest.read(workspace.manifest(dataset))
+    return added.add(
+        workspace,
+        dataset,
+        folder,
+        pair.encoder,
+        bits=pair.source.cell.bits,
+        weights_sha256=pair.source.weights_sha256,
+        taken=dict(zip(frame["image"], frame["sha256"], strict=True)),
+        on_progress=on_progress,
+    )

@@ -19,7 +19,7 @@ from isdh.artifacts import Workspace, read_json, sha256
 from isdh.errors import InputError
 from isdh.export import ENGINES, export
 from isdh.index import HammingIndex
-from isdh.search import Collection
+from isdh.search import Pair
 from tests import searched
 from tests.tracking import servers
 
@@ -33,9 +33,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def found(made: Workspace) -> Collection:
+def pair(made: Workspace) -> Pair:
     settings = params.load(made.root / "params.yaml")
-    return search.collection(made, settings, search.choose(made, settings))
+    return search.load(made, settings, search.choose(made, settings))
+
+
+@pytest.fixture(scope="module")
+def stored(pair: Pair) -> np.ndarray:
+    """The codes of the items."""
+    return pair.collection.codes[pair.collection.searched]
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +56,16 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def as_items(found: Collection) -> list[dict]:
-    pairs = enumerate(zip(found.images, found.paths, strict=True))
+def as_items(pair: Pair) -> list[dict]:
+    found = pair.collection
     return [
-        {"item": item, "image": image, "path": path, "labels": found.labels_of(item)}
-        for item, (image, path) in pairs
+        {
+            "item": item,
+            "image": found.images[row],
+            "path": str(found.files[row]),
+            "labels": found.labels_of(row),
+        }
+        for item, row in enumerate(found.searched.tolist())
     ]
 
 
@@ -66,50 +77,48 @@ def repacked(bits: list[list[int]]) -> np.ndarray:
     return np.array(rows, dtype=np.uint8)
 
 
-def test_faiss_reads_the_index_and_finds_what_ours_does(found, tmp_path):
-    export(found, "faiss", tmp_path)
+def test_faiss_reads_the_index_and_finds_what_ours_does(pair, stored, tmp_path):
+    export(pair, "faiss", tmp_path)
     index = faiss.read_index_binary(str(tmp_path / "codes.faiss"))
-    assert (index.ntotal, index.d) == (len(found), 16)
-    stored = np.array([index.reconstruct(item) for item in range(len(found))])
-    np.testing.assert_array_equal(stored, found.codes)
-    distances, items = index.search(found.codes[:5], 7)
-    ours = HammingIndex(found.codes, found.bits).search(found.codes[:5], 7)
+    assert (index.ntotal, index.d) == (len(stored), 16)
+    inside = np.array([index.reconstruct(item) for item in range(index.ntotal)])
+    np.testing.assert_array_equal(inside, stored)
+    distances, items = index.search(stored[:5], 7)
+    ours = HammingIndex(stored, 12).search(stored[:5], 7)
     np.testing.assert_array_equal(distances, ours[0])
     np.testing.assert_array_equal(items, ours[1])
-    assert lines(tmp_path / "items.jsonl") == as_items(found)
+    assert lines(tmp_path / "items.jsonl") == as_items(pair)
 
 
-def test_milvus_rows_hold_a_number_a_byte(found, tmp_path):
-    export(found, "milvus", tmp_path)
+def test_milvus_rows_hold_a_number_a_byte(pair, stored, tmp_path):
+    export(pair, "milvus", tmp_path)
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    np.testing.assert_array_equal(
-        np.array([row.pop("code") for row in rows], np.uint8), found.codes
-    )
-    assert rows == as_items(found)
+    np.testing.assert_array_equal(np.array([row.pop("code") for row in rows], np.uint8), stored)
+    assert rows == as_items(pair)
 
 
-def test_vespa_documents_hold_hexadecimal_bytes(found, tmp_path):
-    export(found, "vespa", tmp_path)
+def test_vespa_documents_hold_hexadecimal_bytes(pair, stored, tmp_path):
+    export(pair, "vespa", tmp_path)
     documents = lines(tmp_path / "feed.jsonl")
     assert [each["put"] for each in documents[:2]] == [
         "id:digits:picture::0",
         "id:digits:picture::1",
     ]
-    stored = [bytes.fromhex(each["fields"].pop("code")["values"]) for each in documents]
-    np.testing.assert_array_equal(np.array([list(code) for code in stored], np.uint8), found.codes)
-    assert [each["fields"] for each in documents] == as_items(found)
+    inside = [bytes.fromhex(each["fields"].pop("code")["values"]) for each in documents]
+    np.testing.assert_array_equal(np.array([list(code) for code in inside], np.uint8), stored)
+    assert [each["fields"] for each in documents] == as_items(pair)
 
 
-def test_qdrant_points_are_as_far_apart_as_the_codes(found, tmp_path):
-    export(found, "qdrant", tmp_path)
+def test_qdrant_points_are_as_far_apart_as_the_codes(pair, stored, tmp_path):
+    export(pair, "qdrant", tmp_path)
     points = lines(tmp_path / "points.jsonl")
     vectors = np.array([point["vector"] for point in points])
-    np.testing.assert_array_equal(repacked(vectors.tolist()), found.codes)
+    np.testing.assert_array_equal(repacked(vectors.tolist()), stored)
     manhattan = np.abs(vectors[:, None] - vectors).sum(axis=2)
-    expected = codes.hamming_distances(found.codes, found.codes, bits=found.bits)
+    expected = codes.hamming_distances(stored, stored, bits=12)
     np.testing.assert_array_equal(manhattan, expected)
-    assert [point["id"] for point in points] == list(range(len(found)))
-    assert [point["payload"] for point in points] == as_items(found)
+    assert [point["id"] for point in points] == list(range(len(stored)))
+    assert [point["payload"] for point in points] == as_items(pair)
 
 
 def psql(address: str, folder: Path, file: str) -> str:
@@ -126,12 +135,13 @@ def psql(address: str, folder: Path, file: str) -> str:
     return done.stdout
 
 
-def test_postgres_loads_the_table_and_orders_by_distance(found, tmp_path, postgres):
-    export(found, "postgres", tmp_path)
+def test_postgres_loads_the_table_and_orders_by_distance(pair, stored, tmp_path, postgres):
+    export(pair, "postgres", tmp_path)
     shown = psql(postgres, tmp_path, "load.sql").splitlines()
-    distances, items = HammingIndex(found.codes, found.bits).search(found.codes[-1:], 10)
+    distances, items = HammingIndex(stored, 12).search(stored[-1:], 10)
+    items_of = as_items(pair)
     expected = [
-        f"{found.images[item]}|{distance}"
+        f"{items_of[item]['image']}|{distance}"
         for item, distance in zip(items[0].tolist(), distances[0].tolist(), strict=True)
     ]
     assert shown == expected
@@ -146,17 +156,17 @@ def test_postgres_loads_the_table_and_orders_by_distance(found, tmp_path, postgr
                 "SELECT bit_count(a.code # b.code) FROM isdh_digits_12bit a, isdh_digits_12bit b "
                 "ORDER BY a.item, b.item"
             )
-            pairs = np.array(cursor.fetchall()).reshape(len(found), len(found))
+            pairs = np.array(cursor.fetchall()).reshape(len(stored), len(stored))
     finally:
         connection.close()
     names = ("item", "image", "path", "labels")
-    assert [dict(zip(names, row, strict=False)) for row in rows] == as_items(found)
-    np.testing.assert_array_equal(repacked([[int(b) for b in row[4]] for row in rows]), found.codes)
-    whole = codes.hamming_distances(found.codes, found.codes, bits=found.bits)
+    assert [dict(zip(names, row, strict=False)) for row in rows] == as_items(pair)
+    np.testing.assert_array_equal(repacked([[int(b) for b in row[4]] for row in rows]), stored)
+    whole = codes.hamming_distances(stored, stored, bits=12)
     np.testing.assert_array_equal(pairs, whole)
 
 
-def test_pgvectors_operator_is_the_hamming_distance(found, tmp_path, postgres):
+def test_pgvectors_operator_is_the_hamming_distance(pair, stored, tmp_path, postgres):
     connection = psycopg2.connect(postgres)
     connection.autocommit = True
     try:
@@ -165,29 +175,29 @@ def test_pgvectors_operator_is_the_hamming_distance(found, tmp_path, postgres):
             if not cursor.fetchall():
                 pytest.skip("pgvector is not installed")
             cursor.execute("DROP TABLE IF EXISTS isdh_digits_12bit")
-            export(found, "postgres", tmp_path)
+            export(pair, "postgres", tmp_path)
             psql(postgres, tmp_path, "load.sql")
             shown = psql(postgres, tmp_path, "pgvector.sql").splitlines()
             cursor.execute(
                 "SELECT a.code <~> b.code FROM isdh_digits_12bit a, isdh_digits_12bit b "
                 "ORDER BY a.item, b.item"
             )
-            pairs = np.array(cursor.fetchall()).reshape(len(found), len(found))
+            pairs = np.array(cursor.fetchall()).reshape(len(stored), len(stored))
     finally:
         connection.close()
-    whole = codes.hamming_distances(found.codes, found.codes, bits=found.bits)
+    whole = codes.hamming_distances(stored, stored, bits=12)
     np.testing.assert_array_equal(pairs, whole)
     distances = [int(line.rpartition("|")[2]) for line in shown]
     assert distances == np.sort(whole[-1])[:10].tolist()
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_the_card_says_what_the_files_hold(found, tmp_path, engine):
-    *files, card_file = export(found, engine, tmp_path / "new" / "folder")
+def test_the_card_says_what_the_files_hold(pair, stored, tmp_path, engine):
+    *files, card_file = export(pair, engine, tmp_path / "new" / "folder")
     card = read_json(card_file)
     assert card["sha256"] == {file.name: sha256(file) for file in files}
-    assert (card["engine"], card["rows"], card["bits"]) == (engine, len(found), 12)
-    assert card["model"]["weights_sha256"] == found.source.weights_sha256
+    assert (card["engine"], card["rows"], card["bits"]) == (engine, len(stored), 12)
+    assert card["model"]["weights_sha256"] == pair.source.weights_sha256
     assert (card["model"]["name"], card["model"]["version"]) == ("isdh-digits-12bit", "2")
     assert "bit" in card["bit_order"]
     assert card["label_names"] == searched.LABELS
@@ -205,16 +215,16 @@ def test_the_command_writes_and_names_the_files(made, monkeypatch, capsys, tmp_p
     assert capsys.readouterr().out.split() == [str(tmp_path / "out" / name) for name in names]
     with (tmp_path / "out" / "codes.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.reader(stream))
-    stored = np.load(made.codes(searched.FIRST) / "codes.npy")
+    whole = np.load(made.codes(searched.FIRST) / "codes.npy")
     places = [int(row[1].removeprefix("picture ")) for row in rows]
     np.testing.assert_array_equal(
-        repacked([[int(b) for b in row[4]] for row in rows]), stored[places]
+        repacked([[int(b) for b in row[4]] for row in rows]), whole[places]
     )
 
 
-def test_what_cannot_be_written_is_told(found, tmp_path):
+def test_what_cannot_be_written_is_told(pair, tmp_path):
     with pytest.raises(InputError, match="unknown engine 'pgvector'"):
-        export(found, "pgvector", tmp_path)
+        export(pair, "pgvector", tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/folder: Not a directory"):
-        export(found, "faiss", tmp_path / "file" / "folder")
+        export(pair, "faiss", tmp_path / "file" / "folder")

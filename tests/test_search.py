@@ -14,9 +14,10 @@ import pytest
 
 from isdh import answer_views, cli, codes, manifest, params, search
 from isdh.answers import Answer
-from isdh.artifacts import Workspace, read_json, write_codes, write_json
+from isdh.artifacts import Workspace, read_json, sha256, write_codes, write_json
 from isdh.encoder import Encoder
 from isdh.errors import InputError
+from isdh.images import decode
 from tests import searched
 from tests.pictures import saved, scene
 from tests.searched import FIRST, SECOND
@@ -87,7 +88,7 @@ def test_the_champions_codes_are_searched_by_the_champion(here, monkeypatch, cap
         for match, (distance, row) in zip(answer["matches"], expected, strict=True):
             assert match["distance"] == distance
             assert match["image"] == frame["image"][row]
-            assert match["path"] == frame["path"][row]
+            assert match["path"] == f"raw/digits/{frame['path'][row]}"
             assert match["labels"] == [name for name in labels if frame[name][row]]
 
 
@@ -117,10 +118,10 @@ def test_the_table_has_rank_distance_labels_and_path(here, monkeypatch, capsys, 
     path = here.raw("digits") / "a [b]" / "50, é.jpg"
     assert isdh(monkeypatch, "search", str(path), "-k", "25") == 0
     out = capsys.readouterr().out
-    assert out.count("a [b]/") == 26  # of the title and of each row, brackets and all
-    (row,) = [line for line in out.splitlines() if "a [b]/48, é.jpg" in line]
+    assert out.count("raw/digits/a [b]/") == 26  # of the title and of each row, brackets and all
+    (row,) = [line for line in out.splitlines() if "raw/digits/a [b]/48, é.jpg" in line]
     cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells[2:] == ['cat, dog "small", a, b\\c', "a [b]/48, é.jpg"]
+    assert cells[2:] == ['cat, dog "small", a, b\\c', "raw/digits/a [b]/48, é.jpg"]
     told = "isdh-digits-12bit version 2, champion (digits/dhn-12-0); 25 pictures"
     assert told in " ".join(out.split())
 
@@ -174,7 +175,7 @@ def test_the_page_asks_for_nothing_and_shows_every_match(here, monkeypatch, caps
 
 
 def test_the_page_of_an_empty_ball_says_so(here):
-    found = search.collection(here, params.load(), search.choose(here, params.load()))
+    found = search.load(here, params.load(), search.choose(here, params.load()))
     answer = Answer("far", b"", (), within=0)
     page = answer_views.page(found, [answer], [saved(scene(1))], reranked=False)
     assert "0 within the radius." in page
@@ -219,33 +220,94 @@ def test_files_that_are_no_images_are_named(here, monkeypatch, capsys, tmp_path,
     assert f"error: {path}: {told}" in capsys.readouterr().err
 
 
-def test_codes_of_another_model_are_refused(own, monkeypatch, capsys, tmp_path):
-    # dhn was trained again and encoded; the registry still has the model of before.
+def matches(monkeypatch: pytest.MonkeyPatch, capsys: Any, *words: str) -> list[tuple[int, str]]:
+    """(distance, id) of what is found."""
+    assert isdh(monkeypatch, "search", *words, "--json") == 0
+    (answer,) = json.loads(capsys.readouterr().out)["answers"]
+    return [(each["distance"], each["image"]) for each in answer["matches"]]
+
+
+def write_inputs(workspace: Workspace) -> None:
+    """What `preprocess` makes of the pictures."""
+    pixels = [decode(data, size=32, channels=1) for data in searched.pictures(workspace)]
+    path = workspace.data("digits") / "inputs.npy"
+    np.save(path, np.stack(pixels))
+    card = {
+        "inputs": {"kind": "images", "size": 32, "channels": 1},
+        "shape": [32, 32, 1],
+        "backbone_sha256": None,
+        "sha256": {"inputs.npy": sha256(path)},
+    }
+    write_json(path.with_suffix(".json"), card)
+
+
+@pytest.mark.parametrize("size", [32, 16])
+def test_a_model_whose_cell_was_trained_again_makes_its_codes_again(
+    own, monkeypatch, capsys, tmp_path, size
+):
+    path = picture(tmp_path)
+    write_inputs(own)
+    if size == 16:  # data is of another size than the model's: it reads the pictures
+        card = read_json(own.data("digits") / "inputs.json")
+        write_json(own.data("digits") / "inputs.json", card | {"inputs": {"size": 16}})
+    before = matches(monkeypatch, capsys, path)
     searched.write_model(own, SECOND, seed=7)
     searched.write_codes_of(own, SECOND)
-    assert isdh(monkeypatch, "search", picture(tmp_path)) == 2
-    said = capsys.readouterr().err
-    assert "codes/digits/dhn-12-0: codes of another model" in said
-    assert isdh(monkeypatch, "search", picture(tmp_path), "--model", "models/digits/dhn-12-0") == 0
-    # ... and in a folder whose codes are still those of before.
+    assert matches(monkeypatch, capsys, path) == before
+    new = matches(monkeypatch, capsys, path, "--model", "models/digits/dhn-12-0")
+    assert new != before
+    # ... and a folder whose codes are still those of before is nobody's.
     searched.write_model(own, SECOND, seed=8)
-    capsys.readouterr()
-    assert isdh(monkeypatch, "search", picture(tmp_path), "--model", "models/digits/dhn-12-0") == 2
+    assert isdh(monkeypatch, "search", path, "--model", "models/digits/dhn-12-0") == 2
     assert "no codes here were made by its weights" in capsys.readouterr().err
 
 
-def test_codes_of_other_data_are_refused(own, monkeypatch, capsys, tmp_path):
+def test_codes_of_other_data_are_made_again(own, monkeypatch, capsys, tmp_path):
+    path = picture(tmp_path)
+    before = matches(monkeypatch, capsys, path)
     inputs = {"path": "data/digits/inputs.npy", "hash": "md5"}
-    lock = {
-        "schema": "2.0",
-        "stages": {
-            "preprocess@digits": {"cmd": "", "outs": [{**inputs, "md5": "new"}]},
-            "encode@digits-dhn-12-0": {"cmd": "", "deps": [{**inputs, "md5": "old"}]},
-        },
+    stages = {
+        "preprocess@digits": {"cmd": "", "outs": [{**inputs, "md5": "new"}]},
+        "encode@digits-dhn-12-0": {"cmd": "", "deps": [{**inputs, "md5": "old"}]},
     }
-    write_json(own.root / "dvc.lock", lock)  # JSON is YAML
-    assert isdh(monkeypatch, "search", picture(tmp_path)) == 2
-    assert "codes of other data than today's; run `dvc repro`" in capsys.readouterr().err
+    write_json(own.root / "dvc.lock", {"schema": "2.0", "stages": stages})  # JSON is YAML
+    card = own.data("digits") / "inputs.json"
+    write_json(card, {"sha256": {"inputs.npy": "0" * 64}})
+    assert isdh(monkeypatch, "search", path) == 2
+    assert "cannot encode it with this model, KeyError('inputs')" in capsys.readouterr().err
+    card.unlink()
+    assert isdh(monkeypatch, "search", path) == 2
+    assert "data/digits/inputs.json: no such file" in capsys.readouterr().err
+    write_inputs(own)
+    assert matches(monkeypatch, capsys, path) == before
+    listed = {"path": "data/digits/manifest.parquet", "hash": "md5"}
+    stages["dataset@digits"] = {"cmd": "", "outs": [{**listed, "md5": "new"}]}
+    stages["preprocess@digits"]["deps"] = [{**listed, "md5": "old"}]
+    write_json(own.root / "dvc.lock", {"schema": "2.0", "stages": stages})
+    assert isdh(monkeypatch, "search", path) == 2
+    assert "inputs of another manifest" in capsys.readouterr().err
+
+
+def test_pictures_that_were_added_are_found(own, monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    path = picture(folder)
+    assert isdh(monkeypatch, "encode", str(folder)) == 0
+    told = capsys.readouterr().out
+    assert "1 pictures added to digits, encoded by isdh-digits-12bit version 2, champion" in told
+    (first, *others) = matches(monkeypatch, capsys, path, "-k", "26")
+    assert first[0] == 0
+    assert (0, "holiday/asked 100.png") in [first, *others]
+    assert isdh(monkeypatch, "search", path, "-k", "26") == 0
+    assert "added/digits/files/" in capsys.readouterr().out
+    page = tmp_path / "found.html"
+    assert isdh(monkeypatch, "search", path, "--html", str(page), "--radius", "0") == 0
+    assert "holiday/asked 100.png" in page.read_text(encoding="utf-8")
+    for version in ("1", "2"):  # each model has codes of its own
+        assert (
+            isdh(monkeypatch, "export", "faiss", str(tmp_path / version), "--version", version) == 0
+        )
+        assert len((tmp_path / version / "items.jsonl").read_text().splitlines()) == 26
 
 
 @pytest.mark.parametrize("part", ["codes", "weights", "rows"])

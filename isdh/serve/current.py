@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
-from isdh import tracking
+from isdh import search, tracking
 from isdh.artifacts import Workspace
 from isdh.errors import InputError
 from isdh.params import Params
-from isdh.serve import pair
-from isdh.serve.pair import Pair
+from isdh.search import Pair, Source
 from isdh.tracking import InUse
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -38,7 +37,7 @@ class Refused:
 
     version: InUse | None
     why: str
-    mark: pair.Mark = ()
+    mark: search.Mark = ()
     since: float = field(default_factory=monotonic)
 
 
@@ -90,7 +89,7 @@ class Current:
         found = tracking.versions_by_alias(workspace, dataset, bits)
         if CHAMPION not in found:
             tracking.version_in_use(workspace, dataset, bits)  # raises, in its own words
-        champion = pair.load(workspace, params, found[CHAMPION])
+        champion = search.load(workspace, params, _source(found[CHAMPION]))
         self.serving = Serving({CHAMPION: champion})
         self.refresh()
 
@@ -119,7 +118,8 @@ class Current:
 
     def _pair(self, alias: str, version: InUse) -> Pair | Refused:
         """The pair of a version: one that is loaded, or else a new one."""
-        now = pair.mark(self.workspace, version)
+        source = _source(version)
+        now = search.mark(self.workspace, source)
         for held in self.serving.pairs.values():
             if held.mark == now:
                 return held
@@ -127,7 +127,7 @@ class Current:
         if last and last.mark == now and monotonic() - last.since < AGAIN:
             return last
         try:
-            return pair.load(self.workspace, self.params, version)
+            return search.load(self.workspace, self.params, source)
         except Exception as error:  # damaged files raise whatever they lead to
             log.log(
                 logging.WARNING,
@@ -176,3 +176,7 @@ class Current:
         self._end.set()
         if self._thread:
             self._thread.join(timeout=5)
+
+
+def _source(version: InUse) -> Source:
+    return Source(version.cell, version.weights_sha256, version)

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from numpy.typing import NDArray
 
 from isdh.codes import check_codes, unpack
+from isdh.collection import MOST, Collection
 from isdh.errors import InputError
+from isdh.search import Pair
 from isdh.serve import answers, guard, told
-from isdh.serve.collection import MOST, Collection
-from isdh.serve.pair import Pair
 from isdh.serve.service import Service
 
 VERSION = "X-Isdh-Version"  # <registered model>/<version>, of every answer

@@ -15,11 +15,11 @@ from starlette.requests import ClientDisconnect
 
 from isdh.errors import InputError
 from isdh.images import TOO_LARGE
+from isdh.search import Pair
 from isdh.serve.batches import Batches
 from isdh.serve.current import CHAMPION, Current
 from isdh.serve.meters import Meters
 from isdh.serve.options import Options
-from isdh.serve.pair import Pair
 from isdh.serve.thumbnails import Thumbnails
 
 R = TypeVar("R")

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import isdh
+from isdh.collection import MOST, Collection, Neighbours
+from isdh.search import Pair
 from isdh.serve import answers
-from isdh.serve.collection import MOST, Collection, Neighbours
-from isdh.serve.pair import Pair
 from isdh.serve.service import Service
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from isdh.artifacts import Cell, Workspace, read_array, read_json
 from isdh.errors import InputError
 from isdh.params import Params
 from isdh.rows import sources
-from isdh.settings import INPUT_DTYPES
 from isdh.tracking.provenance import Lock
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from isdh.tracking.package import Package
 
 SCORING = ("isdh._kernels", "isdh._ranks", "isdh.codes", "isdh.metrics")  # the source of scores
-PICTURES = 32  # encoded at once
 
 
 class IncomparableError(InputError):
@@ -60,8 +58,17 @@ def is_stale(lock: Lock, cell: Cell) -> bool:
     What the lock does not hold is taken to be as it should.
     """
     makers = (f"dataset@{cell.dataset}", f"preprocess@{cell.dataset}", cell.address("encode"))
-    made = _hashes(lock, makers, "outs")
-    used = _hashes(lock, (cell.address("encode"), cell.address("evaluate")), "deps")
+    return _differ(lock, makers, (cell.address("encode"), cell.address("evaluate")))
+
+
+def inputs_are_stale(lock: Lock, dataset: str) -> bool:
+    """Whether inputs were made from another manifest than dvc.lock has now."""
+    return _differ(lock, [f"dataset@{dataset}"], [f"preprocess@{dataset}"])
+
+
+def _differ(lock: Lock, makers: Sequence[str], users: Sequence[str]) -> bool:
+    """Whether some stages made other files than others used."""
+    made, used = _hashes(lock, makers, "outs"), _hashes(lock, users, "deps")
     return any(made.get(path, digest) != digest for path, digest in used.items())
 
 
@@ -88,74 +95,24 @@ def per_query(
 def measure(workspace: Workspace, params: Params, dataset: str, package: Package) -> Scores:
     """Score a registered model on today's data, as the stages `encode` and `evaluate` do.
 
-    Where its network reads what inputs.npy holds, these are encoded; else the pictures, by the
-    model's own way from them to inputs.
-
     Raises:
         IncomparableError: data or pictures are not here, or today's code cannot use the model.
     """
-    from isdh import metrics
+    from isdh import encoded, metrics
 
-    folder = workspace.data(dataset)
     try:
-        labels = read_array(folder / "labels.npy", dtype=bool)
+        labels = read_array(workspace.data(dataset) / "labels.npy", dtype=bool)
         splits = manifest.read_splits(workspace.manifest(dataset))
         query, database = manifest.query_rows(splits), manifest.database_rows(splits)
-        card, today = read_json(package.model / "model.json"), read_json(folder / "inputs.json")
-        if _reads(card, today):
-            codes = _codes_of_inputs(workspace, dataset, package)
-        else:
-            rows = np.union1d(query, database)
-            codes = _codes_of_pictures(workspace, params, dataset, package, rows)
+        raw = workspace.root / params.root(dataset)
+        codes = encoded.codes(workspace, dataset, raw, package.model, package.backbone)
         return metrics.evaluate(
             codes[query],
             labels[query],
             codes[database],
             labels[database],
-            bits=card["bits"],
+            bits=read_json(package.model / "model.json")["bits"],
             cutoffs=params.evaluate.cutoffs,
         )
     except (KeyError, OSError, RuntimeError, ValueError) as error:  # of a model of older code, too
         raise IncomparableError(str(error)) from error
-
-
-def _reads(card: Mapping[str, Any], today: Mapping[str, Any]) -> bool:
-    """Whether a model was made for inputs like today's."""
-    keys = ("kind", "size", "channels", "backbone")
-    return all(
-        (
-            [card["inputs"].get(key) for key in keys] == [today["inputs"].get(key) for key in keys],
-            card["input_shape"] == today["shape"],
-            card["backbone_sha256"] == today["backbone_sha256"],
-        )
-    )
-
-
-def _codes_of_inputs(workspace: Workspace, dataset: str, package: Package) -> np.ndarray:
-    """Codes of every row."""
-    from isdh import encoding, models
-    from isdh.device import choose_device
-
-    kind = read_json(package.model / "model.json")["inputs"]["kind"]
-    inputs = read_array(workspace.data(dataset) / "inputs.npy", dtype=INPUT_DTYPES[kind])
-    return encoding.encode(models.load(package.model), inputs, device=choose_device())
-
-
-def _codes_of_pictures(
-    workspace: Workspace, params: Params, dataset: str, package: Package, rows: np.ndarray
-) -> np.ndarray:
-    """Codes of some rows, in their places; those of the others are 0."""
-    from isdh.device import choose_device
-    from isdh.encoder import Encoder
-    from isdh.store import Pictures
-
-    bits = read_json(package.model / "model.json")["bits"]
-    frame = manifest.read(workspace.manifest(dataset))
-    encoder = Encoder.load(package.model, package.backbone, choose_device().type)
-    root = workspace.root / params.root(dataset)
-    pictures = Pictures(root, list(frame["path"]), list(frame["sha256"]), encoder.inputs.size)
-    codes = np.zeros((len(frame), -(-bits // 8)), dtype=np.uint8)
-    for start in range(0, len(rows), PICTURES):
-        some = rows[start : start + PICTURES]
-        codes[some] = encoder.encode([pictures.read(row) for row in some])
-    return codes

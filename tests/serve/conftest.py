@@ -20,7 +20,7 @@ from isdh.serve.options import Options
 from isdh.serve.run import bound, configured
 from isdh.serve.service import Service
 from tests.flows.conftest import copy_made, made_once  # noqa: F401
-from tests.workspaces import run, write_params
+from tests.workspaces import run, within, write_params
 
 BITS = 12
 
@@ -93,6 +93,7 @@ def served(
         thread.start()
         url = f"http://{host}:{port}"
         try:
+            assert within(60, lambda: server.started)
             with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
                 yield Served(client, service, url)
         finally:

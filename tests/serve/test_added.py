@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isdh import params
+from isdh import added, params, search
 from isdh.artifacts import Workspace
 from isdh.encoder import Encoder
 from isdh.errors import InputError
-from isdh.serve import added, pair
-from isdh.serve.pair import Pair
-from isdh.tracking import version_in_use
+from isdh.search import Pair
 from tests.pictures import saved, scene
 from tests.serve.conftest import BITS, served
 from tests.serve.test_swap import move
@@ -33,7 +31,7 @@ def pictures(folder: Path, *seeds: int) -> Path:
 
 def champion(workspace: Workspace) -> Pair:
     settings = params.load(workspace.root / "params.yaml")
-    return pair.load(workspace, settings, version_in_use(workspace, "digits", BITS))
+    return search.load(workspace, settings, search.choose(workspace, settings, "digits", BITS))
 
 
 def test_a_service_that_runs_finds_what_the_command_added(workspace, tmp_path):
@@ -66,7 +64,7 @@ def test_a_service_that_runs_finds_what_the_command_added(workspace, tmp_path):
 def test_codes_are_the_models_own_for_each_model(workspace, tmp_path):
     folder = pictures(tmp_path / "more", 4, 5)
     loaded = champion(workspace)
-    new, there = pair.add_folder(workspace, loaded, folder)
+    new, there = search.add_folder(workspace, loaded, folder)
     assert ([each.image for each in new], there) == (["more/deeper/4.jpg", "more/deeper/5.jpg"], 0)
     for version in (1, 2):
         move(workspace, "champion", version)
@@ -77,13 +75,13 @@ def test_codes_are_the_models_own_for_each_model(workspace, tmp_path):
 
 def test_kept_codes_are_not_made_again(workspace, tmp_path, monkeypatch):
     loaded = champion(workspace)
-    pair.add_folder(workspace, loaded, pictures(tmp_path / "more", 6))
+    search.add_folder(workspace, loaded, pictures(tmp_path / "more", 6))
     monkeypatch.setattr(Encoder, "codes", lambda *_: pytest.fail("encoded again"))
     assert len(champion(workspace).collection.images) == len(loaded.collection.images) + 1
 
 
 def test_kept_codes_that_are_damaged_are_made_again(workspace, tmp_path):
-    pair.add_folder(workspace, champion(workspace), pictures(tmp_path / "more", 6, 7))
+    search.add_folder(workspace, champion(workspace), pictures(tmp_path / "more", 6, 7))
     (kept,) = (added.folder_of(workspace, "digits") / "codes").iterdir()
     right = champion(workspace).collection.codes
     data = bytearray(kept.read_bytes())
@@ -116,22 +114,22 @@ def test_a_folder_with_a_broken_picture_adds_nothing(workspace, tmp_path):
 def test_a_folder_without_pictures_is_refused(workspace, tmp_path, make, reason):
     make(tmp_path / "empty")
     with pytest.raises(InputError, match=reason):
-        pair.add_folder(workspace, champion(workspace), tmp_path / "empty")
+        search.add_folder(workspace, champion(workspace), tmp_path / "empty")
 
 
 def test_an_id_stands_for_one_picture(workspace, tmp_path):
     folder = pictures(tmp_path / "more", 1)
-    pair.add_folder(workspace, champion(workspace), folder)
+    search.add_folder(workspace, champion(workspace), folder)
     (folder / "deeper" / "1.jpg").write_bytes(saved(scene(99)))
     with pytest.raises(InputError, match="stands for another picture"):
-        pair.add_folder(workspace, champion(workspace), folder)
+        search.add_folder(workspace, champion(workspace), folder)
     manifest_path = workspace.root / "raw/digits/images"  # its ids begin with images/
     taken = sorted(manifest_path.iterdir())[0].name
     clash = tmp_path / "images"
     clash.mkdir()
     (clash / taken).write_bytes(saved(scene(98), format="PNG"))
     with pytest.raises(InputError, match="stands for another picture"):
-        pair.add_folder(workspace, champion(workspace), clash)
+        search.add_folder(workspace, champion(workspace), clash)
 
 
 def test_pictures_of_the_manifest_are_not_added(workspace, tmp_path):
@@ -139,12 +137,12 @@ def test_pictures_of_the_manifest_are_not_added(workspace, tmp_path):
     folder = tmp_path / "again"
     folder.mkdir()
     (folder / "copy.png").write_bytes(source.read_bytes())
-    assert pair.add_folder(workspace, champion(workspace), folder) == ([], 1)
+    assert search.add_folder(workspace, champion(workspace), folder) == ([], 1)
 
 
 def test_a_damaged_list_is_refused_and_the_old_one_goes_on(workspace, tmp_path):
     with served(workspace) as found:
-        pair.add_folder(workspace, champion(workspace), pictures(tmp_path / "more", 1))
+        search.add_folder(workspace, champion(workspace), pictures(tmp_path / "more", 1))
         found.service.current.refresh()
         listing = added.listing_of(workspace, "digits")
         content = json.loads(listing.read_text())
@@ -164,7 +162,7 @@ def test_a_damaged_list_is_refused_and_the_old_one_goes_on(workspace, tmp_path):
 
 def test_a_copy_that_was_altered_is_not_encoded(workspace, tmp_path):
     loaded = champion(workspace)
-    pair.add_folder(workspace, loaded, pictures(tmp_path / "more", 1))
+    search.add_folder(workspace, loaded, pictures(tmp_path / "more", 1))
     (copy,) = added.pictures_of(workspace, "digits").iterdir()
     copy.write_bytes(saved(scene(2)))
     move(workspace, "champion", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from mlflow import MlflowClient
 
+from isdh import encoded
 from isdh.artifacts import Cell, Workspace, write_codes
 from isdh.errors import InputError
 from isdh.serve import current
@@ -117,7 +120,7 @@ def test_the_service_itself_looks_at_the_registry(workspace):
 def test_the_pair_that_is_loaded_already_is_taken(workspace, monkeypatch):
     with served(workspace) as found:
         pair = found.service.current.serving.pairs["challenger"]
-        monkeypatch.setattr(current.pair, "load", lambda *_: pytest.fail("loaded again"))
+        monkeypatch.setattr(current.search, "load", lambda *_: pytest.fail("loaded again"))
         move(workspace, "champion", 2)
         found.service.current.refresh()
         assert found.service.champion is pair
@@ -145,18 +148,10 @@ def registered_weights(workspace: Workspace, method: str) -> Path:
     return found[0]
 
 
-def other_codes(workspace: Workspace) -> None:
-    """As a new training leaves them: whole, of other weights."""
-    codes = np.zeros((180, 2), np.uint8)
-    write_codes(codes_of(workspace, "dhn"), codes, bits=BITS, weights_sha256="0" * 64)
-
-
 DAMAGES = {
     "codes altered": (lambda w: alter(codes_of(w, "dhn") / "codes.npy"), "sha256"),
     "codes lost": (lambda w: os.remove(codes_of(w, "dhn") / "codes.npy"), "no such file"),
-    "codes of other weights": (other_codes, "another model"),
     "card cut": (lambda w: (codes_of(w, "dhn") / "codes.json").write_text("{"), "not JSON"),
-    "card empty": (lambda w: (codes_of(w, "dhn") / "codes.json").write_text("{}"), "another model"),
     "weights altered": (lambda w: alter(registered_weights(w, "dhn")), "sha256"),
 }
 
@@ -187,7 +182,61 @@ def test_a_damaged_pair_is_refused_and_the_old_one_goes_on(workspace, damage):
         pass  # and none is served from the start
 
 
-def test_a_pair_that_was_mended_is_taken(workspace):
+def trained_again(workspace: Workspace, method: str) -> None:
+    """As a new training leaves its codes: whole, of other weights."""
+    codes = np.zeros((180, 2), np.uint8)
+    write_codes(codes_of(workspace, method), codes, bits=BITS, weights_sha256="0" * 64)
+
+
+@pytest.mark.parametrize("harm", [trained_again, lambda w, m: shutil.rmtree(codes_of(w, m))])
+def test_a_champion_whose_codes_are_gone_makes_them_again(workspace, harm, monkeypatch):
+    with served(workspace) as found:
+        image = found.get("/api/pictures", limit=1)["pictures"][0]["id"]
+        before = found.get("/api/search/image", id=image, k=50)
+    harm(workspace, "isdh")
+    harm(workspace, "dhn")
+    with served(workspace) as found:
+        assert found.get("/api/search/image", id=image, k=50) == before
+        assert found.get("/ready")["refused"] == {}
+    kept = sorted((workspace.root / ".isdh/codes/digits").iterdir())
+    assert len(kept) == 2  # a model each
+    alter(kept[0] / "codes.npy")  # made once more
+    monkeypatch.setattr(
+        encoded.encoding, "encode_batches", called := Counted(encoded.encoding.encode_batches)
+    )
+    with served(workspace) as found:
+        assert found.get("/api/search/image", id=image, k=50) == before
+    assert called.times == 1
+
+
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.times = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.times += 1
+        return self.function(*args, **kwargs)
+
+
+def test_data_that_a_run_is_at_is_not_taken(workspace):
+    """A manifest is new, inputs are of the last one: the pair before goes on."""
+    lock = workspace.root / "dvc.lock"
+    with served(workspace) as found:
+        before = found.get("/version")["pictures"]
+        content = yaml.safe_load(lock.read_text())
+        content["stages"]["dataset@digits"]["outs"][0]["md5"] = "0" * 32
+        lock.write_text(yaml.safe_dump(content))
+        os.utime(workspace.manifest("digits"))
+        found.service.current.refresh()
+        assert "a run is at them" in found.get("/version")["refused"]["champion"]
+        assert found.get("/version")["pictures"] == before
+
+
+def test_a_pair_that_was_mended_is_taken(workspace, monkeypatch):
+    monkeypatch.setattr(current, "AGAIN", 0.0)
     path = codes_of(workspace, "dhn") / "codes.json"
     before = path.read_text()
     with served(workspace) as found:
@@ -204,15 +253,15 @@ def test_a_pair_that_was_mended_is_taken(workspace):
 
 
 def test_files_of_the_pair_that_is_served_may_go(workspace):
-    """Once loaded it needs none of them; what takes their place is looked at as a whole."""
+    """Once loaded it needs none of them."""
     with served(workspace) as found:
         image = found.get("/api/pictures", limit=1)["pictures"][0]["id"]
         before = found.get("/api/search/image", id=image)
-        for name in ("codes.npy", "codes.json"):
-            os.remove(codes_of(workspace, "isdh") / name)
+        champion = found.service.champion
+        shutil.rmtree(codes_of(workspace, "isdh"))
         found.service.current.refresh()
+        assert found.service.champion is champion
         assert found.get("/api/search/image", id=image) == before
-        assert found.get("/ready")["refused"] == {"champion": "1"}
         found.post("/api/encode", saved(scene(0)))
 
 

@@ -99,6 +99,9 @@ class Collection:
             index=HammingIndex(codes[searched], bits, padded=True),
         )
 
+    def __len__(self) -> int:
+        return len(self.searched)
+
     def row(self, image: str) -> int | None:
         """The row of an id, or None."""
         return self.rows.get(image)

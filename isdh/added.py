@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -22,11 +22,11 @@ from isdh.codes import check_codes
 from isdh.encoder import Encoder
 from isdh.errors import InputError, first_five
 from isdh.manifest import plain
+from isdh.store import Progress
 
 TOGETHER = 16  # pictures that are encoded at once
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 FILE = re.compile(r"[0-9a-f]{64}\.[a-z]{3,4}")
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isdh.codes import hamming_distances, pack
+from isdh.collection import Collection
 from isdh.errors import InputError
-from isdh.serve.collection import Collection
 
 
 def made(generator: np.random.Generator, bits: int, rows: int) -> Collection:
