@@ -154,8 +154,12 @@ async def publish(settings: Params) -> list[Decision]:
 
     told = await asyncio.to_thread(tracking.publish_all, WORKSPACE, settings)
     stage.say(f"MLflow: {told.written} runs written, {told.unchanged} unchanged")
-    tell = lambda one: stage.say(f"{one.model}: {one.reason}")
-    decisions = await asyncio.to_thread(tracking.promote, WORKSPACE, settings, tell=tell)
+    decisions = await asyncio.to_thread(
+        tracking.promote,
+        WORKSPACE,
+        settings,
+        tell=lambda one: stage.say(f"{one.model}: {one.reason}"),
+    )
     published.mark(WORKSPACE, settings)
     await stage.show_table(
         [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -37,11 +37,13 @@ class Added:
         image: its id.
         file: the name of its copy.
         sha256: of its bytes.
+        labels: those that a person gave it.
     """
 
     image: str
     file: str
     sha256: str
+    labels: tuple[str, ...] = ()
 
 
 def folder_of(workspace: Workspace, dataset: str) -> Path:
@@ -69,12 +71,18 @@ def read(workspace: Workspace, dataset: str) -> list[Added]:
     if not path.exists():
         return []
     try:
-        found = [Added(**each) for each in read_json(path)["pictures"]]
+        found = [
+            Added(**{**each, "labels": tuple(each.get("labels", ()))})
+            for each in read_json(path)["pictures"]
+        ]
         whole = all(
-            plain(each.image) and FILE.fullmatch(each.file) and each.file.startswith(each.sha256)
+            plain(each.image)
+            and FILE.fullmatch(each.file)
+            and each.file.startswith(each.sha256)
+            and all(isinstance(label, str) for label in each.labels)
             for each in found
         )
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         whole = False
     if not whole:
         raise InputError(f"{path}: not a list of added pictures; bring back the last one")
@@ -161,6 +169,7 @@ def add(
     bits: int,
     weights_sha256: str,
     taken: Mapping[str, str],
+    labels: Mapping[str, Sequence[str]],
     on_progress: Progress = lambda done, total: None,
 ) -> tuple[list[Added], int]:
     """Add the pictures of a folder, and of folders in it, in the order of their paths.
@@ -173,6 +182,7 @@ def add(
         bits: its code length.
         weights_sha256: of its weights.
         taken: id -> sha256 of the manifest's pictures.
+        labels: path below the folder -> names; a picture that was added before gets these anew.
         on_progress: called with pictures encoded and in all.
 
     Returns:
@@ -187,27 +197,35 @@ def add(
         ids = {**taken, **{each.image: each.sha256 for each in before}}
         digests = set(ids.values())
         new: list[Added] = []
+        relabelled: dict[str, tuple[str, ...]] = {}
         there = 0
         files = pictures_of(workspace, dataset)
         for path in _pictures_below(folder):
             data = path.read_bytes()
             digest = hashlib.sha256(data).hexdigest()
+            name = path.relative_to(folder).as_posix()
             if digest in digests:
                 there += 1
+                if name in labels:
+                    relabelled[digest] = tuple(labels[name])
                 continue
             encoder.pixels(data, name=str(path))
-            image = f"{folder.resolve().name}/{path.relative_to(folder).as_posix()}"
+            image = f"{folder.resolve().name}/{name}"
             if image in ids:
                 raise InputError(
                     f"{path}: id {image!r} stands for another picture; rename file or folder"
                 )
-            new.append(Added(image, f"{digest}{path.suffix.lower()}", digest))
+            file = f"{digest}{path.suffix.lower()}"
+            new.append(Added(image, file, digest, tuple(labels.get(name, ()))))
             ids[image] = digest
             digests.add(digest)
             with replacing(files / new[-1].file) as stream:
                 stream.write(data)
-        if new:
-            whole = [*before, *new]
+        whole = [
+            *(replace(each, labels=relabelled.get(each.sha256, each.labels)) for each in before),
+            *new,
+        ]
+        if whole != before:
             codes_of(
                 workspace,
                 dataset,

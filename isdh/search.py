@@ -6,7 +6,7 @@ or, where that has been trained again or data is newer, codes that it makes for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isdh import added, encoded, manifest, tracking
+from isdh.added import Added
 from isdh.artifacts import REMAKE, Cell, Workspace, read_codes, read_json
 from isdh.collection import ADDED, Collection
+from isdh.datasets import folder as table
 from isdh.device import choose_device
 from isdh.encoder import Encoder
 from isdh.errors import InputError, first_five, unknown
@@ -228,11 +230,17 @@ def load(
         files=[*(raw / path for path in frame["path"]), *(copies / each.file for each in new)],
         splits=[*frame["split"].tolist(), *(ADDED for _ in new)],
         label_names=names,
-        labels=np.vstack([manifest.label_matrix(frame), np.zeros((len(new), len(names)), bool)]),
+        labels=np.vstack([manifest.label_matrix(frame), _label_matrix(new, names)]),
         codes=np.vstack([codes, more]),
         searched=np.concatenate([searched, len(frame) + np.arange(len(new), dtype=np.int64)]),
     )
     return Pair(source, encoder, found, now)
+
+
+def _label_matrix(new: Sequence[Added], names: Sequence[str]) -> NDArray[np.bool_]:
+    """Those labels of added pictures that the manifest has: bool (N, C)."""
+    matrix = [[name in each.labels for name in names] for each in new]
+    return np.array(matrix, bool).reshape(len(new), len(names))
 
 
 def _cell_codes(workspace: Workspace, source: Source, *, rows: int) -> NDArray[np.uint8] | None:
@@ -279,17 +287,27 @@ def add_folder(
     pair: Pair,
     folder: Path,
     on_progress: Progress = lambda done, total: None,
-) -> tuple[list[added.Added], int]:
+) -> tuple[list[Added], int]:
     """Add a folder's pictures to a pair's collection; a service that runs shows them soon.
+
+    Labels are those of its labels.csv, if it has one.
 
     Returns:
         Those that are new, and how many were there already.
 
     Raises:
-        InputError: as in `added.add`.
+        InputError: as in `added.add`, or labels of pictures that are not there, or that the
+            collection does not have.
     """
     dataset = pair.source.cell.dataset
     frame = manifest.read(workspace.manifest(dataset))
+    labels = table.labels_of(folder) if (folder / table.TABLE).exists() else {}
+    if lost := [path for path in labels if not (folder / path).is_file()]:
+        raise InputError(f"{folder / table.TABLE}: no such pictures: {first_five(lost)}")
+    for name in dict.fromkeys(name for names in labels.values() for name in names):
+        if name not in pair.collection.label_names:
+            fault = unknown("label", name, pair.collection.label_names)
+            raise InputError(f"{folder / table.TABLE}: {fault}")
     return added.add(
         workspace,
         dataset,
@@ -298,5 +316,6 @@ def add_folder(
         bits=pair.source.cell.bits,
         weights_sha256=pair.source.weights_sha256,
         taken=dict(zip(frame["image"], frame["sha256"], strict=True)),
+        labels=labels,
         on_progress=on_progress,
     )

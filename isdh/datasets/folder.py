@@ -30,6 +30,7 @@ from isdh.splits import stratify
 if TYPE_CHECKING:
     import pandas as pd
 
+TABLE = "labels.csv"
 KNOWN = ("image", "path", "split", "also_database", "labels", "sha256")
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 MOST_TRAIN, MOST_QUERY = 10_000, 1_000  # rows of a split that nobody sized
@@ -49,7 +50,7 @@ Amount = Annotated[int | float, BeforeValidator(_count_or_share)]
 class Options(Source):
     """Where the table is, and how rows are split if it does not say."""
 
-    table: str = "labels.csv"  # below the folder; .csv or .parquet
+    table: str = TABLE  # below the folder; .csv or .parquet
     lists: str | None = None  # below the folder, with train.txt, query.txt and database.txt
     train: Amount | None = None  # drawn for training; None: half, at most MOST_TRAIN
     query: Amount | None = None  # drawn as queries; None: a tenth, at most MOST_QUERY
@@ -94,12 +95,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     table = _table(root, name)
     if not any(table.values()):
         raise InputError(f"{name}: no row below the header {list(table)}; add one an image")
-    column = "path" if "path" in table else "image"
-    if column not in table:
-        raise InputError(
-            f"{name}: no column 'path' or 'image' among {first_five(table)}; add one, or name the "
-            "columns in the first line"
-        )
+    column = _column_of_paths(table, name)
     paths = _paths(table[column], column, name)
     images = _text(table["image"], "image", name) if "image" in table else paths
     if "split" not in table and (again := repeats(images)):
@@ -121,6 +117,31 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     kept = pd.DataFrame(columns).iloc[listed].reset_index(drop=True)
     kept.attrs = attrs
     return kept
+
+
+def labels_of(root: Path, name: str = TABLE) -> dict[str, list[str]]:
+    """Path -> labels, of a table whose splits do not matter.
+
+    Raises:
+        InputError: no such table, or not of the form above.
+    """
+    table = _table(root, name)
+    column = _column_of_paths(table, name)
+    labels = _labels(table, name)
+    return {
+        path: [label for label, has in labels.items() if has[row]]
+        for row, path in enumerate(_paths(table[column], column, name))
+    }
+
+
+def _column_of_paths(table: dict[str, list[Any]], name: str) -> str:
+    column = "path" if "path" in table else "image"
+    if column not in table:
+        raise InputError(
+            f"{name}: no column 'path' or 'image' among {first_five(table)}; add one, or name the "
+            "columns in the first line"
+        )
+    return column
 
 
 def _table(root: Path, name: str) -> dict[str, list[Any]]:

@@ -168,3 +168,40 @@ def test_a_copy_that_was_altered_is_not_encoded(workspace, tmp_path):
     move(workspace, "champion", 2)
     with pytest.raises(InputError, match="altered since"):
         champion(workspace)
+
+
+def test_labels_of_a_table_are_those_of_the_pictures(workspace, tmp_path):
+    folder = pictures(tmp_path / "holiday", 1, 2)
+    known = champion(workspace).collection.label_names[:2]
+    table = folder / "labels.csv"
+    with served(workspace) as found:
+        table.write_text(f"path,labels\ndeeper/1.jpg,{';'.join(known)}\n")
+        assert search.add_folder(workspace, champion(workspace), folder)[1] == 0
+        found.service.current.refresh()
+        rows = found.get("/api/pictures", split="added")["pictures"]
+        assert [each["labels"] for each in rows] == [list(known), []]
+        table.write_text(f"path,labels\ndeeper/1.jpg,{known[1]}\ndeeper/2.jpg,{known[0]}\n")
+        assert search.add_folder(workspace, champion(workspace), folder) == ([], 2)
+        found.service.current.refresh()
+        rows = found.get("/api/pictures", split="added", label=known[0])["pictures"]
+        assert [each["id"] for each in rows] == ["holiday/deeper/2.jpg"]
+        asked = found.get("/api/search/image", id="holiday/deeper/1.jpg")["asked"]
+        assert asked["labels"] == [known[1]]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("deeper/1.jpg,unheard of", "labels.csv: unknown label 'unheard of'"),
+        ("deeper/7.jpg,{known}", "no such pictures: 'deeper/7.jpg'"),
+        ("deeper/1.jpg,{known},more", "fields of the header"),
+    ],
+)
+def test_a_table_that_does_not_fit_adds_nothing(workspace, tmp_path, row, reason):
+    folder = pictures(tmp_path / "holiday", 1)
+    loaded = champion(workspace)
+    text = row.format(known=loaded.collection.label_names[0])
+    (folder / "labels.csv").write_text(f"path,labels\n{text}\n")
+    with pytest.raises(InputError, match=reason):
+        search.add_folder(workspace, loaded, folder)
+    assert added.read(workspace, "digits") == []
