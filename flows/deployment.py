@@ -8,6 +8,7 @@ Two programs of supervisord.conf. A server elsewhere is used the same way: set P
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -77,6 +78,8 @@ def worker() -> None:
         raise InputError(fault)
     _wait_for_api()
     machine = os.uname().nodename
+    # told to end it tells itself so by SIGINT, which what a shell starts in the background ignores
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ["ISDH_WORKER"] = str(os.getpid())  # a run ends with it: flows/turns.py
     command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", machine]
     os.execv(sys.executable, [sys.executable, "-m", "prefect", *command])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,11 @@ def codes(
         raise InputError(
             f"{dataset}: today's code cannot encode it with this model, {error!r}; use a newer one"
         ) from error
-    for old in folder.parent.glob(f"{weights[:16]}-*"):
-        shutil.rmtree(old, ignore_errors=True)
     whole = np.concatenate(made)
-    write_codes(folder, whole, bits=card["bits"], weights_sha256=weights)
+    with suppress(OSError):  # as where the folder is not to be written to
+        for old in folder.parent.glob(f"{weights[:16]}-*"):
+            shutil.rmtree(old)
+        write_codes(folder, whole, bits=card["bits"], weights_sha256=weights)
     return whole
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two cores, and workers of our own beside
 os.environ.setdefault("ISDH_DEVICE", "cpu")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell did not wait
 
 
 @pytest.fixture(scope="session")

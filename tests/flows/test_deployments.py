@@ -244,13 +244,13 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """Worker and deploy are started first, the server seconds later."""
+    """Worker and deploy are started first, the server seconds later; all as in the background."""
     folder = copy_project(tmp_path_factory.mktemp("deployed") / "project")
     port = str(free_port())
     url = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     whole = {**url, "PREFECT_HOME": str(folder / ".isdh" / "prefect")}
     commands = {
-        "worker": [sys.executable, "-m", "flows.deployment", "worker"],
+        "worker": ["sh", "-c", f'trap "" INT; exec {sys.executable} -m flows.deployment worker'],
         "deploy": [sys.executable, "-m", "flows.deployment", "deploy"],
         "server": tied("-m", "flows.server", "--host", "127.0.0.1", "--port", port),
     }
@@ -272,13 +272,9 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """As supervisord does: a worker of Prefect that is just starting may not hear of it."""
+    """As supervisord does, but without force."""
     process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    process.wait(30)
 
 
 def log(folder: Path, name: str) -> str:
