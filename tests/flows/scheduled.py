@@ -24,6 +24,10 @@ from tests.loopback import service_ports
 from tests.workspaces import SMALL, copy_project, environment, run, write_params
 
 EPOCHS = 40
+QUICK = {  # seconds: how often a worker asks, and how long a run waits to ask for its place again
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
+}
 LONG = {**SMALL["dataset"]["digits"], "training": {"epochs": EPOCHS, "batch_size": 20}}
 
 
@@ -160,7 +164,7 @@ class Scheduled:
 
     def operate(self, command: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "flows.operations", command]
-        return run(self.folder, *words, **self.ports, PREFECT_WORKER_QUERY_SECONDS="2")
+        return run(self.folder, *words, **self.ports, **QUICK)
 
 
 ROLES = ("supervisord", "server", "worker", "mlflow", "pipeline", "forkserver", "cell", "stage")
