@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 import psycopg2
 import pytest
+from qdrant_client import QdrantClient, models
 
 from isdh import cli, codes, params, search
 from isdh.artifacts import Workspace, read_json, sha256
@@ -119,6 +120,22 @@ def test_qdrant_points_are_as_far_apart_as_the_codes(pair, stored, tmp_path):
     np.testing.assert_array_equal(manhattan, expected)
     assert [point["id"] for point in points] == list(range(len(stored)))
     assert [point["payload"] for point in points] == as_items(pair)
+
+
+def test_qdrant_itself_finds_what_ours_does(pair, stored, tmp_path):
+    export(pair, "qdrant", tmp_path)
+    points = [models.PointStruct(**point) for point in lines(tmp_path / "points.jsonl")]
+    client = QdrantClient(":memory:")
+    form = models.VectorParams(
+        size=12, distance=models.Distance.MANHATTAN, datatype=models.Datatype.UINT8
+    )
+    client.create_collection("digits", vectors_config=form)
+    client.upsert("digits", points)
+    distances, _ = HammingIndex(stored, 12).search(stored[:5], 9)
+    for point, expected in zip(points, distances.tolist(), strict=False):
+        found = client.query_points("digits", query=point.vector, limit=9).points
+        assert [hit.score for hit in found] == expected
+        assert found[0].payload["labels"] == points[found[0].id].payload["labels"]
 
 
 def psql(address: str, folder: Path, file: str) -> str:
