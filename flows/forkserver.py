@@ -16,6 +16,7 @@ dvc.lock is to hold of the stages that were made.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import logging
@@ -268,6 +269,7 @@ def read_ahead() -> None:
         importlib.import_module(name)
     nothing, labels = np.zeros((1, 1), np.uint8), np.zeros((1, 1), bool)
     metrics.evaluate(nothing, labels, nothing, labels, bits=8)
+    gc.freeze()  # or each fork's collector would write to, and so copy, all of this
 
 
 def end_once(number: int, _: object) -> None:

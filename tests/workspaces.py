@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -34,7 +35,10 @@ SMALL = {
 
 
 def copy_project(folder: Path, **params: Any) -> Path:
-    """Copy what git knows or would add, and write params.yaml: SMALL with some keys replaced."""
+    """Copy what git knows or would add, and write params.yaml: SMALL with some keys replaced.
+
+    Compiled files come along, and modification times, by which Python trusts them.
+    """
     listing = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,
@@ -46,7 +50,11 @@ def copy_project(folder: Path, **params: Any) -> Path:
         if (ROOT / name).is_file():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
+            shutil.copy2(ROOT / name, target)
+    for compiled in [*ROOT.glob("flows/__pycache__"), *ROOT.glob("isdh/**/__pycache__")]:
+        target = folder / compiled.relative_to(ROOT)
+        part = shutil.ignore_patterns("*.pyc.*")  # another process is writing it
+        shutil.copytree(compiled, target, ignore=part, dirs_exist_ok=True)
     for made in ("dvc.lock", "promotions.jsonl"):  # by the project's own runs
         (folder / made).unlink(missing_ok=True)
     subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)

@@ -6,7 +6,6 @@ import json
 import os
 import tarfile
 from pathlib import Path
-from statistics import mean
 
 import pytest
 import yaml
@@ -30,7 +29,7 @@ def flickr(tmp_path_factory: pytest.TempPathFactory) -> Path:
         datasets={"mirflickr": "raw/mirflickr"},
         dataset={"mirflickr": section},
         bits=[48],
-        seeds=[0, 1, 2],
+        seeds=[0],
         evaluate={"cutoffs": [100, 1000, 5000, None]},
         champion={"metric": "ndcg_at_100"},
     )
@@ -44,15 +43,14 @@ def flickr(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_isdh_on_mirflickr_scores_what_the_frozen_features_allow(flickr):
-    """48 bits, three seeds, gamma as the authors': what a linear hash layer is known to reach."""
-    cells = [f"evaluate@mirflickr-isdh-48-{seed}" for seed in range(3)]
-    done = run(flickr, "dvc", "repro", *cells)
+    """48 bits, gamma as the authors': what a linear hash layer is known to reach.
+
+    Seeds differ by .002 at most; the table of docs/results.md has three.
+    """
+    done = run(flickr, "dvc", "repro", "evaluate@mirflickr-isdh-48-0")
     assert done.returncode == 0, done.stderr
-    scores = [
-        json.loads((flickr / "metrics" / "mirflickr" / f"isdh-48-{seed}.json").read_text())
-        for seed in range(3)
-    ]
+    scores = json.loads((flickr / "metrics" / "mirflickr" / "isdh-48-0.json").read_text())
     for name, least in EXPECTED.items():
-        assert mean(score[name] for score in scores) >= least, name
+        assert scores[name] >= least, name
     statistics = json.loads((flickr / "data" / "mirflickr" / "statistics.json").read_text())
     assert statistics["rows"] == {"train": 4000, "query": 1000, "database": 19581}
