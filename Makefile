@@ -23,8 +23,9 @@ setup: .venv/installed ## create .venv and install the locked versions
 demo: setup ## run the main job on the built-in dataset and open on a report
 	@$(BIN)/python -m flows
 
-test: setup ## run all tests, a file to a core
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: setup ## run all tests, a file to a process, one process more than cores: tests wait, too
+	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(os.cpu_count() + 1, 5))') \
+	  --dist loadfile --no-loadscope-reorder
 
 up: setup ## start Prefect server and worker, the schedules, MLflow and search on loopback
 	@$(BIN)/python -m flows.operations up

@@ -239,9 +239,8 @@ def _near(
     own, most = code[0], np.uint64(radius)
     if len(code) == 1:  # a loop without another one in it
         for place in range(first, last):
-            if popcount(own ^ words[place, 0]) <= most:
-                places[count] = place
-                count += 1
+            places[count] = place  # to be written over, unless it counts: no branch to guess
+            count += np.int64(popcount(own ^ words[place, 0]) <= most)
         return count
     for place in range(first, last):
         distance = np.uint64(0)
@@ -275,12 +274,10 @@ def _append(
             for word in range(len(code)):
                 differing += popcount((code[word] ^ codes[place, word]) & masks[part, word])
             is_known |= differing <= np.uint64(radii[part])
-        if is_known:
-            continue
         distance = np.uint64(0)
         for word in range(len(code)):
             distance += popcount(code[word] ^ codes[place, word])
         key = (query << distance_bits) | np.int64(distance)
-        keys[count] = (key << position_bits) | rows[place]
-        count += 1
+        keys[count] = (key << position_bits) | rows[place]  # likewise
+        count += np.int64(not is_known)
     return count
