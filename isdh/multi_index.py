@@ -240,7 +240,7 @@ def _near(
     if len(code) == 1:  # a loop without another one in it
         for place in range(first, last):
             places[count] = place  # to be written over, unless it counts: no branch to guess
-            count += np.int64(popcount(own ^ words[place, 0]) <= most)
+            count += int(popcount(own ^ words[place, 0]) <= most)
         return count
     for place in range(first, last):
         distance = np.uint64(0)
@@ -279,5 +279,5 @@ def _append(
             distance += popcount(code[word] ^ codes[place, word])
         key = (query << distance_bits) | np.int64(distance)
         keys[count] = (key << position_bits) | rows[place]  # likewise
-        count += np.int64(not is_known)
+        count += int(not is_known)
     return count
