@@ -36,6 +36,7 @@ from tests.workspaces import copy_project, run, write_params
 
 EVERY = 5  # seconds between scheduled runs
 ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+WORDS = {"True": "yes", "False": "no", "None": ""}
 OF_RUN = ("pipeline", "forkserver", "cell", "stage", "dvc")
 
 
@@ -255,7 +256,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     lines = [f"| fault | {' | '.join(titles.values())} |", "|---|" + "---|" * len(titles)]
     for fault, values in found.items():
         shown = [values.get(name) for name in titles]
-        cells = [{True: "yes", False: "no", None: ""}.get(each, str(each)) for each in shown]
+        cells = [WORDS.get(str(each), str(each)) for each in shown]
         lines.append(f"| {fault} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

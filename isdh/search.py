@@ -28,6 +28,8 @@ from isdh.tracking.evaluation import inputs_are_stale, is_stale
 from isdh.tracking.provenance import read_lock
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from isdh.params import Params
     from isdh.tracking import InUse
 
@@ -197,16 +199,12 @@ def load(
     now = mark(workspace, source)
     dataset = source.cell.dataset
     frame = manifest.read(workspace.manifest(dataset))
-    searched = manifest.database_rows(frame)
-    if not len(searched):
-        raise InputError(f"{workspace.manifest(dataset)}: no row to search in; {REMAKE}")
     raw = workspace.root / params.root(dataset)
     with _files(workspace, source) as (model, backbone):
         encoder = Encoder.load(model, backbone, choose_device().type)
         codes = _cell_codes(workspace, source, rows=len(frame))
         if codes is None:
             codes = encoded.codes(workspace, dataset, raw, model, backbone, on_progress=on_progress)
-    names = manifest.labels_of(frame)
     new = added.read(workspace, dataset)
     more = added.codes_of(
         workspace,
@@ -217,15 +215,45 @@ def load(
         weights_sha256=source.weights_sha256,
         on_progress=on_progress,
     )
+    bits, copies = source.cell.bits, added.pictures_of(workspace, dataset)
+    found = _collection(bits, frame, raw, codes, new, copies, more)
+    return Pair(source, encoder, found, now)
+
+
+def _collection(
+    bits: int,
+    frame: pd.DataFrame,
+    raw: Path,
+    codes: NDArray[np.uint8],
+    new: Sequence[Added],
+    copies: Path,
+    more: NDArray[np.uint8],
+) -> Collection:
+    """The rows of a manifest and the pictures that were added, in this order.
+
+    Args:
+        bits: the code length.
+        frame: the manifest.
+        raw: the folder of its pictures.
+        codes: theirs, uint8 (N, ceil(bits / 8)).
+        new: the added pictures.
+        copies: the folder of these.
+        more: their codes, uint8 (A, ceil(bits / 8)).
+
+    Raises:
+        InputError: no row to search in, or an id stands for two pictures.
+    """
+    searched, names = manifest.database_rows(frame), manifest.labels_of(frame)
+    if not len(searched):
+        raise InputError(f"{raw}: the manifest has no row to search in; {REMAKE}")
     images = frame["image"].tolist()
     if both := {each.image for each in new}.intersection(images):
         raise InputError(
-            f"{added.listing_of(workspace, dataset)}: ids of the manifest: {first_five(both)}; "
-            "they were added before; remove them there"
+            f"{copies.parent}: added pictures with ids of the manifest: {first_five(both)}; "
+            "remove them from the list there"
         )
-    copies = added.pictures_of(workspace, dataset)
-    found = Collection.of(
-        source.cell.bits,
+    return Collection.of(
+        bits,
         images=[*images, *(each.image for each in new)],
         files=[*(raw / path for path in frame["path"]), *(copies / each.file for each in new)],
         splits=[*frame["split"].tolist(), *(ADDED for _ in new)],
@@ -234,7 +262,6 @@ def load(
         codes=np.vstack([codes, more]),
         searched=np.concatenate([searched, len(frame) + np.arange(len(new), dtype=np.int64)]),
     )
-    return Pair(source, encoder, found, now)
 
 
 def _label_matrix(new: Sequence[Added], names: Sequence[str]) -> NDArray[np.bool_]:

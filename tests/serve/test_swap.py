@@ -23,6 +23,8 @@ from isdh.serve import current
 from isdh.serve.options import Options
 from tests.pictures import saved, scene
 from tests.serve.conftest import BITS, Served, served
+from tests.tracking.servers import Server
+from tests.workspaces import within
 
 pytestmark = pytest.mark.slow
 MODEL = f"isdh-digits-{BITS}bit"
@@ -276,6 +278,34 @@ def test_without_the_registry_the_service_goes_on_and_says_so(workspace):
         away.rename(database)
         found.service.current.refresh()
         assert found.get("/ready")["registry"] == "answers"
+
+
+def test_a_registry_behind_a_server_is_followed_and_may_be_away(workspace, monkeypatch):
+    """As in compose.yaml: the service asks MLflow's server, and looks by itself."""
+    store = f"sqlite:///{workspace.root / 'mlflow.db'}"
+    server = Server("sqlite", store, workspace.root, "127.0.0.1", app="isdh")
+    server.start()
+    try:
+        server.wait()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        with (
+            served(workspace, Options(port=0, every=0.2)) as found,
+            asking(found, [("POST", "/api/search?k=5", saved(scene(0)))]) as answers,
+        ):
+            assert champion(found) == "1"
+            client = MlflowClient(tracking_uri=server.uri)
+            client.set_registered_model_alias(MODEL, "champion", "2")
+            assert within(60, lambda: champion(found) == "2")
+            server.stop()
+            assert within(60, lambda: found.get("/ready")["registry"] == "does not answer")
+            assert champion(found) == "2"
+            server.start()
+            server.wait()
+            assert within(60, lambda: found.get("/ready")["registry"] == "answers")
+    finally:
+        server.stop()
+    assert {status for _, status, _, _ in answers} == {200}
+    assert {body["model"]["version"] for _, _, _, body in answers} == {"1", "2"}
 
 
 def test_without_a_champion_the_last_one_goes_on(workspace):
