@@ -1,4 +1,4 @@
-"""Run a command that ends when its parent does: `python flows/tied.py [-KILL] COMMAND ARGUMENT ...`.
+"""Run a command that ends when its parent does: `python flows/tied.py [-KILL] COMMAND ...`.
 
 Without it `kill -9` of a parent leaves servers behind that nobody stops. The kernel sends the
 signal (Linux, PR_SET_PDEATHSIG of prctl(2)), SIGTERM or what is named; elsewhere the command runs
