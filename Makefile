@@ -24,7 +24,7 @@ demo: setup ## run the main job on the built-in dataset and open on a report
 	@$(BIN)/python -m flows
 
 test: setup ## run all tests, a file to a process, one process more than cores: tests wait, too
-	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(os.cpu_count() + 1, 5))') \
+	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(len(os.sched_getaffinity(0)) + 1, 5))') \
 	  --dist loadfile --no-loadscope-reorder
 
 up: setup ## start Prefect server and worker, the schedules, MLflow and search on loopback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -40,11 +41,7 @@ async def pipeline(workers: int = 0, *, commit: bool = False) -> State[None]:
         settings = params.load()  # what was merged while this run waited counts
         before = Account(WORKSPACE, settings)
         await make(before, workers)
-        reports = asyncio.ensure_future(rest())
-        try:
-            decisions = await publish(settings)
-        finally:
-            await reports
+        _, decisions = await together(rest(), publish(settings))
         await show_results(before)
         if commit:
             await keep(settings, before, decisions)
@@ -114,12 +111,22 @@ async def side_by_side(settings: Params, cells: list[Cell], make: graph.Make, wo
             progress.advance(last=str(cell))
             await progress.tell()
 
-    outcomes = await asyncio.gather(*map(place, cells), return_exceptions=True)
+    await together(*map(place, cells))
+
+
+async def together(*works: Awaitable[Any]) -> list[Any]:
+    """Results of works that go on side by side; a fault of one does not end the others.
+
+    Raises:
+        InputError: of all that refused their input, a line each, where none failed otherwise.
+    """
+    outcomes = await asyncio.gather(*works, return_exceptions=True)
     faults = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    if faults and all(isinstance(fault, InputError) for fault in faults):
+    if len(faults) > 1 and all(isinstance(fault, InputError) for fault in faults):
         raise InputError("\n".join(map(str, faults)))
     for fault in faults:
         raise fault
+    return outcomes
 
 
 @stage.task(name="cell", task_run_name="cell {cell}")
