@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from flows import pipeline
 from flows.services import api_answers
+from isdh.errors import InputError
 from tests.loopback import free_port
 from tests.workspaces import run, write_params
 
@@ -80,3 +83,35 @@ def test_a_run_whose_mlflow_does_not_answer_says_so_and_keeps_what_it_made(made)
     assert "http://127.0.0.1:9" in gone.stderr
     assert "Traceback" not in gone.stderr
     assert (made / "metrics" / "digits" / "isdh-12-0.json").exists()
+
+
+def test_works_side_by_side_end_together_and_with_a_cancel():
+    ended = []
+
+    async def work(name: str, fault: Exception | None = None) -> str:
+        try:
+            await asyncio.sleep(0 if fault else 0.05)
+        finally:
+            ended.append(name)
+        if fault:
+            raise fault
+        return name
+
+    async def cancelled() -> None:
+        works = asyncio.ensure_future(pipeline.together(work("a"), work("b")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        works.cancel()
+        await works
+
+    assert asyncio.run(pipeline.together(work("a"), work("b"))) == ["a", "b"]
+    with pytest.raises(ValueError, match="one of them"):
+        asyncio.run(pipeline.together(work("c", ValueError("one of them")), work("d")))
+    with pytest.raises(InputError, match="first\nsecond"):
+        asyncio.run(
+            pipeline.together(work("e", InputError("first")), work("f", InputError("second")))
+        )
+    assert ended == ["a", "b", "c", "d", "e", "f"]
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+    assert ended[6:] == ["a", "b"]
